@@ -82,7 +82,7 @@ def shared() -> Iterator[Engine]:
 
 @pytest.fixture
 def engine(shared: Engine) -> Iterator[Engine]:
-    """The shared daemon. The test's containers are removed when it ends, and the daemon must still be healthy then."""
+    """The shared daemon. When the test ends, its containers are removed, and the daemon must still be healthy."""
     yield shared
     assert shared.process is not None
     assert shared.process.poll() is None, "the daemon ended"

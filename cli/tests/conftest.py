@@ -1,4 +1,4 @@
-"""Fixtures: recorded answers of a daemon, and the client called as users call it."""
+"""Fixtures: recorded answers of a daemon, and functions that call the client as users do."""
 
 from __future__ import annotations
 

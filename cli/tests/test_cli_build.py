@@ -238,7 +238,7 @@ def test_invalid_ignore_pattern_is_refused(tmp_path: Path, pattern: str) -> None
 
 
 def test_ignored_directory_is_not_read(tmp_path: Path) -> None:
-    """The directory is read only if an exception pattern may include something in it."""
+    """An ignored directory is read only if an exception pattern may include one of its files."""
     (tmp_path / "big").mkdir()
     (tmp_path / "big" / "f").write_text("x")
     (tmp_path / ".dockerignore").write_text("big\n")

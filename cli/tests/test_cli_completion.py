@@ -1,4 +1,4 @@
-"""Shell completion: what a shell gets for the words of a command line."""
+"""Shell completion: the values that a shell gets for the words of a command line."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ Complete = Callable[..., list[str]]
 
 @pytest.fixture
 def complete(daemon: RecordedDaemon, clean: None, monkeypatch: pytest.MonkeyPatch, tmp_path: Any) -> Complete:
-    """Complete a command line, whose last word is incomplete; returns the values, files as "<file>"."""
+    """Complete a command line whose last word is incomplete. Returns the values; a file is shown as "<file>"."""
     daemon.on("GET", "/containers/json", answer(CONTAINERS))
     daemon.on("GET", "/images/json", answer([{"RepoTags": ["busybox:latest", "alpine:3"]}, {"RepoTags": None}]))
     daemon.on("GET", "/networks", answer([{"Name": "bridge"}, {"Name": "back"}]))

@@ -1,4 +1,4 @@
-"""Flags of `create` and `run`: the request they become, and errors before any request."""
+"""Flags of `create` and `run`: the resulting request, and errors that are reported before any request."""
 
 from __future__ import annotations
 

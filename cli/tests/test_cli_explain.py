@@ -1,4 +1,5 @@
-"""Explanations: words for codes and errors, holders of ports from a made /proc, and the command against recorded answers."""
+"""`orlop explain`: explanations of codes and errors, the users of ports (from a made /proc), and the command with recorded
+answers."""
 
 from __future__ import annotations
 

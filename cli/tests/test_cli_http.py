@@ -1,4 +1,4 @@
-"""The client's HTTP: framings with input split anywhere, keep-alive, hijack, and invalid HTTP."""
+"""The client's HTTP: framings of which the input is split at any byte, keep-alive, hijack, and invalid HTTP."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from orlop_cli.daemon.http import ChunkedDecoder, Connection, ProtocolError
 
 
 class Wire:
-    """A stream whose peer has already sent everything, received in the given pieces."""
+    """A stream whose peer has already sent all data. The data is received in the given pieces."""
 
     def __init__(self, pieces: list[bytes]) -> None:
         self.pieces = [piece for piece in pieces if piece]

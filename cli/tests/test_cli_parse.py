@@ -1,4 +1,4 @@
-"""Command lines that are parsed without click have the arguments that click finds. JSON that is written without the json
+"""Command lines are parsed without click, and have the same arguments as with click. JSON that is written without the json
 package equals the package's output."""
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ def by_click(definition: Definition, words: list[str]) -> Any:
 
 
 def lines(definition: Definition) -> Iterator[list[str]]:
-    """Command lines that use every flag of a command, in each of its spellings."""
+    """Command lines in which every flag of a command occurs, in each of its spellings."""
     words = ["x", "y", "z"][: max(definition.least, 1 if definition.most != 0 else 0)]
     spellings = {opt for flag in definition.flags for opt in flag.opts}
     yield words

@@ -69,8 +69,8 @@ def cpu_of(command: list[str], environment: dict[str, str]) -> float:
 
 @pytest.mark.parametrize("name", COMMANDS)
 def test_command_stays_within_its_cpu_budget(name: str, serving: RecordedDaemon, tmp_path: Path) -> None:
-    """Compares the best of several runs, because other processes only add time. Measured against the bare interpreter, so
-    that a slow machine does not fail the test."""
+    """Compares the best of several runs, because other processes only add time. The time of the bare interpreter is
+    subtracted, so that the test does not fail on a slow machine."""
     environment = {**os.environ, "PYTHONPATH": str(Path(orlop_cli.__file__).parents[1]), "DOCKER_CONFIG": str(tmp_path)}
     command = [sys.executable, "-m", "orlop_cli", "-H", serving.host, *COMMANDS[name]]
     cpu_of(command, environment)  # writes the byte code

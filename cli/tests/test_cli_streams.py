@@ -1,4 +1,4 @@
-"""The multiplexed stream is parsed wherever reads split it, and written completely."""
+"""The multiplexed stream is parsed correctly at whatever byte a read ends, and is written completely."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""TLS: the half-close that hijacked streams need, both directions at once, and untrusted peers."""
+"""TLS: the half-close that hijacked streams need, data in both directions at the same time, and untrusted peers."""
 
 from __future__ import annotations
 

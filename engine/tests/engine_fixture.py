@@ -51,7 +51,7 @@ TRUE = Command(("true",), (("PATH", "/bin:/usr/bin"),))
 
 
 class FakeStore:
-    """A store that keeps rows in memory. `full`: commits fail. `slow`: an event for which commits wait."""
+    """A store that keeps rows in memory. If `full` is set, commits fail. If `slow` is set, commits wait for this event."""
 
     def __init__(self):
         self.rows, self.full, self.slow, self.lost, self.quarantine_rows = {}, False, None, False, []
@@ -79,7 +79,8 @@ class FakeStore:
 
 
 class FakeMonitor:
-    """Reports its container's exit to `run` on SIGKILL. `deaf`: ignores signals, and only `kill` ends it."""
+    """On SIGKILL, reports the exit of its container to `run`. If `deaf` is set, the monitor ignores signals, and ends only
+    when its method `kill` is called."""
 
     pid, netns_path = 4242, ""
     silent = is_over = is_stopped = False
@@ -177,7 +178,7 @@ class FakeStorage:
 
 
 def asynced(answer):
-    """An async function that returns `answer` whatever its arguments are: the lookup of a driver."""
+    """An async function that ignores its arguments and returns `answer`. It replaces the lookup of a driver."""
 
     async def look_up(*_):
         return answer
@@ -300,7 +301,7 @@ class EngineFixture:
         return container
 
     async def launch(self, ports, container, image=None):
-        """Replaces the real `launch`. `launching`: an event to wait for."""
+        """Replaces the real `launch`. If `launching` is set, the function waits for this event."""
         container.run = run = Run(ports.paths.run_dir(container.id))
         if self.launching is not None:
             await self.launching.wait()

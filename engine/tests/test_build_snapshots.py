@@ -102,7 +102,7 @@ def test_a_commit_without_a_row_is_undone(tmp_path: Path, monkeypatch: pytest.Mo
 
 
 class SlowDisk:
-    """Replaces `make_durable` of a driver. `synced` are its calls that have ended."""
+    """Replaces `make_durable` of a driver. `synced` contains the calls that have ended."""
 
     def __init__(self, storage: FakeStorage, monkeypatch: pytest.MonkeyPatch) -> None:
         self.proceed, self.failures = trio.Event(), 0

@@ -206,7 +206,7 @@ def test_a_cancelled_caller_waits_no_longer_than_the_deadline():
 
 
 def test_result_of_a_completed_call_is_returned_to_a_cancelled_caller():
-    """Otherwise the caller would not know what it has to undo."""
+    """Without the result, the caller could not undo the call."""
 
     async def finish(name):
         with trio.CancelScope(shield=True):

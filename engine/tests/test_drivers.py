@@ -14,7 +14,7 @@ from orlop_sdk.testing import FakeLog, FakeNetwork, FakeRuntime, FakeStorage, Fa
 
 @pytest.fixture
 def made(tmp_path, monkeypatch):
-    """Drivers, and what the factory `mine` of every kind does."""
+    """Drivers, and a setting for the behaviour of the factory `mine` of each kind."""
     found = SimpleNamespace(drivers=Drivers(Config(exec_root=str(tmp_path), data_root=str(tmp_path))), make=None)
 
     def find(kind, name):
@@ -133,7 +133,7 @@ def test_failure_to_start_a_thread_is_reported(made, monkeypatch, start):
 
 @pytest.mark.parametrize("kind", ["log", "network", "runtime", "volume"])
 def test_drivers_are_made_and_checked_on_a_thread(made, kind):
-    """Their properties are the driver's code as well."""
+    """Reading a driver's properties also runs code of the driver."""
     threads = []
     fake = {"log": FakeLog, "network": FakeNetwork, "runtime": FakeRuntime, "volume": FakeVolume}[kind]
 

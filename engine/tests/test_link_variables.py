@@ -1,4 +1,4 @@
-"""Environment variables of links, compared with dockerd 26's for the same containers."""
+"""Environment variables of links, compared with the variables that dockerd 26 sets for the same containers."""
 
 from __future__ import annotations
 

@@ -27,7 +27,7 @@ class Device:
 
 
 async def begun(device: Device, count: int) -> None:
-    """Wait until threads have begun. The mock clock stands still during the wait."""
+    """Wait until threads have begun. The mock clock does not advance during the wait."""
     for _ in range(2000):
         if device.begun == count:
             return

@@ -49,7 +49,7 @@ class World:
 
 @pytest.fixture
 def run(tmp_path: Path) -> Callable[[Callable[[World], Awaitable[None]]], None]:
-    """Run a test on the same store and directory as the previous call: two calls simulate a restart."""
+    """Run a test. Each call uses the store and the directory of the previous call, so two calls simulate a restart."""
 
     def runner(test: Callable[[World], Awaitable[None]]) -> None:
         async def main() -> None:
@@ -84,7 +84,7 @@ def test_created_volume_is_found_again(run: Run) -> None:
 
 
 def test_container_uses_an_existing_volume_of_any_driver(run: Run) -> None:
-    """As dockerd does: only a request that names another driver is a conflict (moby volume/service, checkConflict)."""
+    """As in dockerd, the request fails only if it names another driver (moby volume/service, checkConflict)."""
 
     async def test(world: World) -> None:
         await world.volumes.create("data", "fake", {}, {})

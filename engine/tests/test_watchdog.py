@@ -13,7 +13,7 @@ PID = 4242
 
 
 class Case:
-    """A watchdog and the monitor that it watches. `deaf`: the monitor answers no pings."""
+    """A watchdog and the monitor that it watches. If `deaf` is set, the monitor does not answer pings."""
 
     def __init__(self, nursery, monkeypatch):
         self.deaf, self.stopped, self.pings = False, False, 0

@@ -95,7 +95,7 @@ class Open(Gate):
 
 
 class Nothing:
-    """A check plugin that makes no check."""
+    """A check plugin that does not return a check."""
 
     def open(self) -> None: ...
 

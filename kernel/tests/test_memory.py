@@ -56,8 +56,8 @@ def test_grown_memory_is_released_once(grown: int, busy: bool, released: int) ->
 
 
 def test_memory_that_was_in_use_is_released_later() -> None:
-    """After a release that freed nothing, memory is released again, but only after the process has done some work: without
-    work, it has freed nothing."""
+    """If a release freed nothing, the next release follows only after the process has done some work, because a process
+    without work frees no memory."""
     process = Process()
 
     async def main() -> None:

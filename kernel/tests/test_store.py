@@ -347,7 +347,7 @@ def test_write_ahead_log_of_the_database_is_used(tmp_path: Path) -> None:
 
 
 def test_rows_beside_an_unreadable_one_are_recovered(tmp_path: Path) -> None:
-    """A page in the middle of a long row is damaged. Only this row is lost, in any order of the rows."""
+    """A page in the middle of a long row is damaged. Only this row is lost, whatever the order of the rows is."""
 
     async def fill(store: Store) -> None:
         for key, value in (("before", b"1"), ("broken", b"x" * 20_000), ("after", b"2")):
@@ -409,7 +409,8 @@ def test_examining_changes_nothing(tmp_path: Path) -> None:
 
 
 def test_row_beside_a_damaged_one_is_kept(tmp_path: Path) -> None:
-    """The key of a damaged row is no text, so the row is found by a search through all rows. No other row is quarantined."""
+    """The key of the damaged row is not text any more, so the row is found by a search through all rows. No other row is
+    quarantined."""
 
     async def body(store: Store) -> None:
         store._connection.execute("INSERT INTO containers VALUES (x'ff42', x'00')")

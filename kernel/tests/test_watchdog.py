@@ -1,4 +1,4 @@
-"""The event loop's watchdog: what it counts, what it reports, and when it is installed."""
+"""The event loop's watchdog: the times that it counts, its reports, and the conditions under which it is installed."""
 
 from __future__ import annotations
 

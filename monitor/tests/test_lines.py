@@ -15,7 +15,8 @@ Entry = tuple[bytes, int]
 
 
 def model(feeds: list[bytes]) -> list[Entry]:
-    """The expected entries with their times. The time of a `feed` is its number; `flush` is called after the last `feed`."""
+    """The expected entries with their times. The calls of `feed` are numbered, and the number is used as the time. `flush`
+    is called after the last `feed`."""
     entries: list[Entry] = []
     line, piece_time = bytearray(), None
     for now, data in enumerate(feeds):

@@ -15,7 +15,7 @@ from orlop_sdk.logfiles import buffer_size
 
 
 class Disk:
-    """A log writer that blocks until `may` is set."""
+    """A log writer that blocks until the event `may` is set."""
 
     def __init__(self) -> None:
         self.may = threading.Event()

@@ -16,7 +16,7 @@ from orlop_monitor.task import Stdio
 
 
 class _Slow:
-    """A client that does not read. `slow` is as in `Attachment`."""
+    """A client that does not read. `slow` has the same meaning as in `Attachment`."""
 
     slow = False
     taken = 0
@@ -27,7 +27,7 @@ class _Slow:
 
 
 class _Reads:
-    """A fake loop. The test calls `read`, the current callback, as if a process's output were readable."""
+    """A fake loop. `read` is the current callback. The test calls it to simulate that a process's output is readable."""
 
     def __init__(self) -> None:
         self.read: Callable[[], None] | None = None

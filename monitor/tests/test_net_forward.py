@@ -37,8 +37,8 @@ def serve(
     address: str = "127.0.0.1",
     steer: tuple[Callable[[Loop, Forwarder], None], int] | None = None,
 ) -> None:
-    """Relay a new host port to `target` while `client(port)` runs in a thread. `steer` is (callback, descriptor): an
-    additional callback, which the loop calls when the descriptor is readable."""
+    """Relay a new host port to `target` while `client(port)` runs in a thread. `steer` is a pair (callback, descriptor): the
+    loop also calls this callback when the descriptor is readable."""
     failures: list[BaseException] = []
     done, finished = socket.socketpair()
     with a_loop() as loop, done, finished:
@@ -104,7 +104,8 @@ def receive_all(sock: socket.socket) -> bytes:
 
 
 def assert_reset(port: int) -> None:
-    """Assert a reset, at connect or at the first read, depending on the timing of the relay."""
+    """Assert that the connection is reset. The reset may come at connect or at the first read, depending on the relay's
+    timing."""
     with pytest.raises(ConnectionResetError), socket.create_connection(("127.0.0.1", port), 5) as sock:
         sock.recv(1)
 

@@ -152,7 +152,7 @@ def test_symlink_loops_are_refused() -> None:
 
 
 def test_entry_may_replace_a_directory_of_its_own_path() -> None:
-    """`a/l/a` leads to `a`, so after this entry the path `a/l` of the earlier entry does not exist any more."""
+    """The path `a/l/a` leads to `a`. So this entry replaces `a`, and `a/l` of the earlier entry does not exist any more."""
     link = member("a/l", S, linkname="/")
     assert names(member("a", D), link, member("a/l/b"))[-1] == "b"
     with pytest.raises(UnpackError, match="a/l: Not a directory"):

@@ -25,7 +25,7 @@ def read(data: bytes) -> list[tuple[Entry, bytes]]:
 
 
 def one(data: bytes) -> Entry:
-    """The first of two entries. The second entry is found only if the first is read exactly to its end."""
+    """The first of two entries. The second entry can be found only if the first entry is read exactly to its end."""
     (first, _), (second, _) = read(data + header(b"last"))
     assert second.name == b"last" and not second.xattrs
     return first

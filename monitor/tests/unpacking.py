@@ -69,8 +69,8 @@ def member(name: str, kind: bytes = tarfile.REGTYPE, content: bytes = b"", **fie
 
 
 def picture(root: str) -> dict[str, tuple[Any, ...]]:
-    """All attributes that unpacking sets, by path, except the times of symlinks, which tarfile does not set. Hard links have
-    equal inode numbers, counted in order of path."""
+    """Maps each path to all attributes that unpacking sets. Times of symlinks are left out, because tarfile does not set
+    them. Inodes are numbered in the order of paths, and hard links have the same number."""
     found: dict[str, tuple[Any, ...]] = {}
     inodes: dict[int, int] = {}
     for path in sorted(Path(root).rglob("*")):
@@ -90,8 +90,8 @@ _OFFSETS = {name: int(at) for name, _, at in (field.partition(":") for field in 
 
 
 def header(name: bytes = b"f", kind: bytes = b"0", /, *, signed: bool = False, **fields: bytes) -> bytes:
-    """A header block with any bytes in its fields, and a correct checksum. `signed`: the sum of signed bytes, as in some old
-    tars."""
+    """A header block with any bytes in its fields, and a correct checksum. `signed`: the checksum is the sum of signed
+    bytes, as in some old tars."""
     block = bytearray(512)
     block[: len(name)] = name
     block[156:157] = kind

@@ -75,7 +75,7 @@ def names(path: Path) -> list[str]:
 
 
 def per_record(lines: list[bytes], limit: int) -> list[list[bytes]]:
-    """The files that dockerd would write; dockerd checks the size before each record."""
+    """The files that dockerd would write. (dockerd checks the size before each record.)"""
     files: list[list[bytes]] = [[]]
     for one in lines:
         if sum(map(len, files[-1])) >= limit:

@@ -1,4 +1,4 @@
-"""The queue in front of a service: its limits, its order, and when the container must wait."""
+"""The queue in front of a service: its limits, its order, and the conditions under which the container must wait."""
 
 from __future__ import annotations
 

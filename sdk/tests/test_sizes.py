@@ -1,4 +1,4 @@
-"""Sizes as people write them."""
+"""Parsing of sizes such as "10m"."""
 
 from __future__ import annotations
 

@@ -63,7 +63,7 @@ class _Run:
         return self._rig
 
     def close(self) -> None:
-        """Reports the rig's final check like any other result."""
+        """Report the result of the rig's final check, like the result of a point."""
         if self._rig is not None:
             rig, self._rig = self._rig, None
             try:

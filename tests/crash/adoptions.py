@@ -1,7 +1,5 @@
-"""Operations on the root of a dockerd: adoption, adoption that moves the files, and giving back.
-
-The root is made by a real dockerd, once, and copied to `docker` in the engine's home. The state of the host includes its
-files.
+"""Operations on the root of a dockerd: adoption, adoption that moves the files, and giving back. A real dockerd makes the
+root, once. The root is copied to `docker` in the engine's home. The state of the host includes its files.
 """
 
 from __future__ import annotations

@@ -2,8 +2,8 @@
 killed.
 
 An interrupted build deliberately leaves parts of its result in the build cache. So the state after a crash is compared
-without the cache. Then the cache is pruned: objects that remain, and did not exist before the build, belong to no record of
-the cache and are a failure.
+without the cache. After that, the cache is pruned. If an object then remains that did not exist before the build, it belongs
+to no record of the cache, and the point fails.
 """
 
 from __future__ import annotations
@@ -111,7 +111,7 @@ _unbuild = all_of(request("DELETE", "/images/built:one", None, 404), _prune)
 
 
 def _start_builder(engine: Engine) -> None:
-    """Connect, so that the daemon starts the process."""
+    """Open a connection, so that the daemon starts the builder process."""
     with socket.socket(socket.AF_UNIX) as connection:
         connection.settimeout(patience(60))
         connection.connect(engine.socket)
@@ -139,7 +139,7 @@ def builder(engine: Engine) -> int:
 
 
 def _of_builder(operation: Operation) -> Operation:
-    """The operation with the builder process as the victim."""
+    """The same operation, with the builder process as the victim."""
     prepare: Step = all_of(operation.prepare, _start_builder)
     return replace(operation, name=f"builder-{operation.name}", prepare=prepare, victim="builder")
 

@@ -1,8 +1,8 @@
 """One crash point: prepare, begin, kill, restart, compare, repeat, undo.
 
-The permitted states are learned first, by running the operation undisturbed and recording the state of the host before it
-and after each of its steps. A crash must leave the state after the last acknowledged step, or after the next step, and no
-state in between.
+First the permitted states are recorded: the operation runs without a crash, and the state of the host is recorded before the
+operation and after each of its steps. A crash must leave the state after the last acknowledged step, or after the next step,
+and no state in between.
 """
 
 from __future__ import annotations
@@ -38,12 +38,13 @@ _LOST = (OSError, http.client.HTTPException)
 
 
 class Failure(AssertionError):
-    """A point left a state that is not permitted."""
+    """A crash at this point has left a state that is not permitted."""
 
 
 @dataclass
 class Learned:
-    """The result of an undisturbed run: the states before and after each step, and other states that a crash may leave."""
+    """The result of a run without a crash: the states before and after each step, and other states that a crash may
+    leave."""
 
     calls: list[str]
     states: list[HostState]
@@ -90,8 +91,8 @@ class _Client(threading.Thread):
 
 
 class Rig:
-    """A daemon with two standing containers, and the states learned with it. Use it in a `with` block. `storage`: its
-    storage driver, "" for the default."""
+    """A daemon with two containers that exist during all points, and the permitted states that were recorded with this
+    daemon. Use a `Rig` in a `with` block. `storage` is the daemon's storage driver, "" for the default."""
 
     def __init__(self, storage: str = "") -> None:
         self.storage = storage
@@ -123,7 +124,7 @@ class Rig:
         self.close()
 
     def close(self) -> None:
-        """The final check: without containers, nothing is left on the host."""
+        """The final check: after the removal of all containers, nothing is left on the host."""
         if self.engine.process is None:  # a point failed while no daemon was running
             with suppress(AssertionError):
                 self.engine.start()
@@ -148,8 +149,8 @@ class Rig:
         return last
 
     def _becomes(self, wanted: list[HostState], through: Callable[[HostState], HostState] = HostState) -> int:
-        """The index of the first of these states that the host reaches. `through` is applied to states before they are
-        compared."""
+        """Wait until the host is in one of these states, and return the index of this state. `through` is applied to both
+        states before a comparison."""
         found, since = HostState(), time.monotonic()
         end = since + _PATIENCE
         wanted = [through(item) for item in wanted]
@@ -202,8 +203,8 @@ class Rig:
     # --- learning ---------------------------------------------------------------------------------------------------
 
     def learn(self, operation: Operation, live: bool = True) -> Learned:
-        """Run the operation undisturbed. If `live` is false, record the state after the start of a daemon without
-        live-restore, for each step."""
+        """Run the operation without a crash. If `live` is false, start a daemon without live-restore after each step, and
+        record the state then."""
         key = operation.name, live
         if key not in self._learned:
             self._learned[key] = (
@@ -223,7 +224,7 @@ class Rig:
         return learned
 
     def _traced_calls(self, operation: Operation) -> list[str]:
-        """The calls that the victim makes during the operation. The daemon runs afterwards."""
+        """The calls that the victim makes during the operation. After this function, the daemon runs."""
         if operation.victim == "command":
             code, tracer = self._run_command(operation)
             if code:
@@ -280,7 +281,7 @@ class Rig:
         return Learned(tracer.calls, [found])
 
     def _pings(self) -> bool:
-        """Does not wait for the process by waitpid, which would take stops of the traced process from its tracer."""
+        """waitpid is not used, because it would take the stops of the traced process away from the tracer."""
         try:
             return self.engine.api("GET", "/_ping")[0] == 200
         except _LOST:

@@ -1,8 +1,8 @@
-"""The state of the host, in text that is the same in every run: names instead of objects' ids, `*` for random parts, `IP`
-and `PORT` for allocated ones. States are compared as multisets.
+"""The state of the host, as text that is the same in every run. Names replace the ids of objects, `*` replaces random parts,
+and `IP` and `PORT` replace allocated addresses and ports. States are compared as multisets.
 
-Determined independently of Orlop's own check, whose findings are added: walks the roots, reads /proc and /sys, asks nft and
-opens the database file.
+This module does not rely on Orlop's own check, whose findings are only added. It walks the roots, reads /proc and /sys,
+calls nft and opens the database file.
 """
 
 from __future__ import annotations
@@ -256,7 +256,7 @@ def _check(names: _Names) -> Iterator[str]:
 
 
 def is_settled(found: HostState) -> bool:
-    """Whether every monitor has a running container: no monitor is prepared for a start or cleaning up."""
+    """Whether every monitor has a running container. This is false while a monitor is prepared for a start, or cleans up."""
     monitors = {line.rpartition(" ")[2] for line in found if line.startswith("process orlop-monitor")}
     running = {f"<{name}>" for name in re.findall(r"^container /(\S+) (?:running|paused)", "\n".join(found), re.MULTILINE)}
     return monitors == running
@@ -271,12 +271,12 @@ def relaxed(found: HostState) -> HostState:
 
 
 def without_fetched(found: HostState) -> HostState:
-    """The state without content that a pull has fetched and unpacked, which the next pull would use."""
+    """The state without content that a pull has fetched and unpacked. (The next pull uses this content.)"""
     return _without(found, rf"file ~/data/(content/(blobs/sha256|ingest)/|{_LAYERS})|row images resume:")
 
 
 def without_cache(found: HostState) -> HostState:
-    """The state without the build cache, and without the layers that it shares with images."""
+    """The state without the build cache, and without layers that the cache shares with images."""
     return _without(found, rf"file ~/data/({_LAYERS}|build/)|row builds ")
 
 

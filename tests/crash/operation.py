@@ -1,5 +1,5 @@
-"""An operation that is interrupted: a list of steps, each acknowledged by itself (`docker run` is a create and a start),
-between `prepare` and `undo`. Steps raise `Refused` for an answer that is not a success."""
+"""An operation that is interrupted. Its steps run between `prepare` and `undo`, and the daemon acknowledges each step
+separately (`docker run` has the steps create and start). Steps raise `Refused` for an answer that is not a success."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ class Operation:
     zygote forks during the operation (a monitor, an unpack worker); "monitor", the monitor of `xx`; "builder", the builder
     process; "command", a program that runs while the daemon is stopped: `command` returns its arguments, and the only step
     runs it. `storage`: the storage driver, "" for the default. `between`: steps that lead from the prepared state to a
-    further state that a crash may leave. `window`: seconds after the last call that belong to the operation. `resumes`:
-    fetched content is deliberately kept until the operation is repeated. `caches`: the build cache keeps the results of the
-    build until `undo`."""
+    further state that a crash may leave. `window`: the operation includes this number of seconds after its last call.
+    `resumes`: after a crash, fetched content is kept until the operation is repeated. `caches`: the build cache keeps the
+    results of the build until `undo`."""
 
     name: str
     steps: tuple[Step, ...]
@@ -43,7 +43,7 @@ class Operation:
 
 
 def ask(engine: Engine, method: str, path: str, body: Any = None, *also: int) -> Any:
-    """Send a request that must succeed; `also`: further accepted statuses."""
+    """Send a request that must succeed. `also` are further statuses that are accepted."""
     connection = UnixConnection(engine.socket)
     try:
         raw = body if isinstance(body, bytes) or body is None else json.dumps(body).encode()

@@ -1,7 +1,8 @@
 """The interrupted operations.
 
 Every operation works on a container, network, volume or image named `xx`. Two other containers always exist: `by` runs, and
-`idle` does not. A network `aa` sorts before `bridge`, so it becomes the gateway of a container on both.
+`idle` does not. The name of the network `aa` sorts before `bridge`. So `aa` becomes the gateway of a container that is on
+both networks.
 """
 
 from __future__ import annotations
@@ -38,7 +39,7 @@ _SMALL = "small:latest"
 
 
 def container(name: str, *command: str, volumes: bool = False, ports: bool = False, **host: Any) -> Step:
-    """The step that creates the container. Its ports are chosen in this call."""
+    """The step that creates the container. The host ports are chosen when this function is called."""
     body: dict[str, Any] = {"Image": "busybox", "Cmd": list(command) or _TRAPPED, "HostConfig": host}
     body |= {key: host.pop(key) for key in ("StopSignal", "Labels") if key in host}
     if volumes:
@@ -191,7 +192,7 @@ def _save(engine: Engine) -> None:
 
 
 def _load_for_push(engine: Engine) -> None:
-    """One layer, stored as a plain tar: the push compresses it."""
+    """An image with one layer, which is stored as a plain tar. A push compresses the layer."""
     ask(engine, "POST", "/images/load?quiet=1", docker_archive(dict.fromkeys(_names_for_push(), _one_layer())))
 
 

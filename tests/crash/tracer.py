@@ -1,8 +1,9 @@
 """Counts the system calls by which a process changes something outside itself, and kills it at the entry of one of them.
 
-A thread seizes the victim's threads (ptrace(2)) and sees every system call. With SIGKILL at the entry of a call, the call is
-not carried out: point n is the state after the first n - 1 calls. `follow`: counts the calls of processes that the victim
-forks instead of its own (the zygote's children: a monitor, an unpack worker), without their children.
+A thread seizes the victim's threads (ptrace(2)) and sees every system call. SIGKILL at the entry of a call prevents the
+call, so point n is the state after the first n - 1 calls. With `follow`, the tracer counts the calls of the processes that
+the victim forks (the zygote forks monitors and unpack workers), but neither the victim's own calls nor those of further
+descendants.
 
 Owns no process. When the thread ends, the kernel detaches it from all seized threads.
 """
@@ -202,7 +203,7 @@ class Tracer:
             self.killed = call
 
     def _counted(self, tid: int) -> str:
-        """The call that the thread is about to make, as text; "" if calls of its kind are not counted."""
+        """The call that the thread is about to make, as text. "" if calls of this kind are not counted."""
         info = ctypes.create_string_buffer(88)
         _ptrace(_GET_SYSCALL_INFO, tid, 88, ctypes.addressof(info))
         if info.raw[0] != _ENTRY:

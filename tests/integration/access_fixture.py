@@ -82,7 +82,7 @@ SERVE = "echo hello; sleep 600"
 
 
 def serving() -> Iterator[EngineFixture]:
-    """For a fixture: the daemon, which must leave nothing behind."""
+    """Yields the daemon of a fixture. When the daemon ends, it must leave nothing behind."""
     made = EngineFixture()
     try:
         yield made

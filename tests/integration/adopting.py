@@ -78,8 +78,8 @@ class Side:
             raise
 
     def compare(self, client: Client, data_root: Path, *, engines: bool = True) -> list[str]:
-        """The differences between the inspects of all objects, without the known ones. `engines`: `client` is not
-        dockerd's."""
+        """The differences between the inspects of all objects, without the known differences. `engines` is true if `client`
+        uses orlopd, not dockerd."""
         more = (*ENGINES, *(CONTAINERD if self.containerd else ())) if engines else RESTART
         bridge = BRIDGE if engines else RESTARTED_BRIDGE
         found = []

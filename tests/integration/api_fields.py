@@ -1,4 +1,4 @@
-"""Fields of the Engine API's answers: those of Docker's description (swagger), and those of an answer.
+"""Fields of the Engine API's answers: the fields in Docker's description (swagger), and the fields of an actual answer.
 
 `python -m tests.integration.api_fields DESCRIPTION.yaml > tests/integration/engine-api-1.55.fields` writes the fields of all
 routes in `ROUTES`, one in each line. A field is a path of keys; "[]" is every entry of a list, "{}" every value of a map.
@@ -85,7 +85,7 @@ def recorded() -> dict[str, list[str]]:
 
 
 def of_answer(answer: Any, known: frozenset[str], path: str = "") -> Iterator[str]:
-    """The fields of an answer. `known` are those of the description, which tell maps from objects."""
+    """The fields of an answer. `known` are the fields in the description; they show whether a JSON object is a map."""
     if isinstance(answer, list):
         for each in answer:
             yield from of_answer(each, known, f"{path}[]")

@@ -2,7 +2,7 @@
 bridge.
 
 `Dockerd` may be started and stopped any number of times on the same root. `fill` makes images, containers, volumes and
-networks of every kind that matters to an adoption.
+networks of every kind that an adoption treats differently.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ def _images() -> bytes:
 
 
 class Dockerd:
-    """`containerd`: with the containerd image store. The bridge exists as long as this object."""
+    """`containerd`: use the containerd image store. The bridge of this dockerd exists until the object is closed."""
 
     def __init__(self, home: Path, *, containerd: bool) -> None:
         self.home, self.root, self.socket = home, home / "data", str(home / "s")
@@ -106,7 +106,7 @@ class Dockerd:
         return done.stdout.decode().strip()
 
     def fill(self) -> None:
-        """Call it once. The containers run until dockerd is stopped."""
+        """Call it once. Fill the root. The containers run until dockerd is stopped."""
         for data in (archive(), _images()):
             self.ok("load", "-q", stdin=data)
         self.ok("tag", BUSYBOX, "reg.example/x/tagged:2")

@@ -22,7 +22,7 @@ _LOG = ("--log-opt", "max-size=1k", "--log-opt", "max-file=3")
 
 @contextlib.contextmanager
 def small_root(*, containerd: bool) -> Iterator[Path]:
-    """The root, made by a real dockerd, which has ended. It is removed at the end of the block."""
+    """A root that a real dockerd has made; this dockerd has ended. The root is removed at the end of the `with` block."""
     home = Path(tempfile.mkdtemp(prefix="ots-", dir="/tmp"))
     try:
         with contextlib.closing(Dockerd(home, containerd=containerd)) as docker:

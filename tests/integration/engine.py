@@ -1,8 +1,8 @@
 """A real `orlopd` for tests: with its own roots, socket and bridge, the usual clients, and a check for leaks.
 
 `Engine` owns a directory under /tmp (short, as a socket's path is limited to 107 bytes) and every process that it starts.
-`close` ends the daemon, removes the directory, and returns what is left on the host, which must be nothing. The daemon's
-event loop watchdog is on, and any report of it fails the test.
+`close` ends the daemon, removes the directory, and returns a list of the leftovers on the host, which must be empty. The
+daemon's event loop watchdog is on, and any report of it fails the test.
 
 `./dev vm` runs the same tests in other environments: ORLOP_TEST_RUNTIME and ORLOP_TEST_CGROUP_DRIVER choose how all daemons
 run containers, ORLOP_TEST_SLOWNESS multiplies every time limit for an emulated processor. ORLOP_TEST_STORAGE chooses the
@@ -133,7 +133,8 @@ class Terminal:
         os.write(self.master, text.encode() if isinstance(text, str) else text)
 
     def expect(self, text: str) -> bytes:
-        """Read until the text comes. Returns the output up to its end; the rest is kept."""
+        """Read until the output contains the text. Returns the output up to the end of the text. The next call begins after
+        it."""
         wanted = text.encode()
         os.set_blocking(self.master, False)
 
@@ -259,21 +260,22 @@ class Engine:
         return self.log_path.read_text() if self.log_path.exists() else ""
 
     def until_sound(self) -> None:
-        """Wait until the consistency check finds nothing: no mount, cgroup, link or file is left."""
+        """Wait until the consistency check has no findings, because every mount, cgroup, link and file is gone."""
         with contextlib.suppress(AssertionError):
             until(lambda: self.orlop("system", "check").code == 0)
         found = self.orlop("system", "check")
         assert found.code == 0, found.out
 
     def blocked(self) -> list[str]:
-        """What the daemon has reported about its event loop since the last call, except waits for a busy disk."""
+        """The daemon's reports about its event loop since the last call, without the waits for a busy disk."""
         text = self.log()[self._looked_at :]
         self._looked_at += len(text)
         found = [line for line in text.splitlines() if BLOCKED in line and DISK not in line]
         return [line for line in found if float(line.partition(BLOCKED)[2].split()[1]) > tolerated() * 1000]
 
     def close(self) -> list[str]:
-        """End everything. Returns what is left on the host, and what the daemon reported about its event loop."""
+        """End everything. End the daemon. Returns the leftovers on the host, and the daemon's reports about its event
+        loop."""
         if self._sdk is not None:
             self._sdk.close()
         for terminal in self._terminals:
@@ -312,7 +314,8 @@ class Engine:
         return cgroups.relative(f"{parent}:orlop:{container_id}" if systemd else f"{parent}/{container_id}")
 
     def leaks(self) -> list[str]:
-        """The leftovers on the host, after a short wait for those that end by themselves (a monitor, a link)."""
+        """The leftovers on the host. Some objects disappear a moment later (a monitor, a link), so the function waits for a
+        short time."""
         with contextlib.suppress(AssertionError):
             until(lambda: not self._left(), seconds=5)
         return self._left()
@@ -375,7 +378,7 @@ class Engine:
         return self.run(["docker", *argv], stdin, check, seconds)
 
     def ok(self, *argv: str, stdin: T = b"") -> str:
-        """The output, stripped, of a docker command that must succeed."""
+        """Run a docker command, which must succeed. Returns its output, stripped."""
         return self.docker(*argv, stdin=stdin, check=0).line
 
     def orlop(self, *argv: str, stdin: T = b"", check: int | None = None) -> Result:
@@ -440,7 +443,7 @@ class Engine:
         return [event["Action"] for event in self.all_events(**filters)]
 
     def recorded_late(self) -> list[str]:
-        """Runs that have ended but are still on disk, so their exits are not committed yet."""
+        """The runs that have ended, but still have a run directory, because their exits are not committed yet."""
         runs = self.exec_root / "run"
         return [name for name in os.listdir(runs) if (runs / name / "exit.json").exists()]
 
@@ -462,7 +465,7 @@ class Engine:
 
 
 def _ground() -> dict[str, Any]:
-    """The part of every daemon.json that the environment variables set."""
+    """The members of every daemon.json that depend on environment variables."""
     options = {
         "default-runtime": RUNTIME,
         "runtimes": {RUNTIME: {"path": RUNTIME}} if RUNTIME not in ("", "runc") else {},

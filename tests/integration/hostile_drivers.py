@@ -1,4 +1,5 @@
-"""Drivers that hang, raise and lie, for test_hostile_drivers.py. A daemon imports this module from a directory of the test.
+"""Drivers for test_hostile_drivers.py that hang, raise errors, or return wrong values. A daemon imports this module from a
+directory of the test.
 
 Each class is a driver of this project with one fault. `PLUGINS` maps (kind, name) to its factory; the attribute of this
 module that an entry point names is made by `__getattr__`.
@@ -22,8 +23,8 @@ _over = threading.Event()
 
 
 def _base(kind: str) -> type:
-    """The driver that the hostile one derives from. Imported here, because monitors import this module too, and must not
-    load what only the daemon needs."""
+    """The driver from which a hostile driver derives. It is imported here, because monitors import this module too, and must
+    not load modules that only the daemon needs."""
     if kind == "log":
         from orlop_log_jsonfile.driver import JsonFile as base
     elif kind == "volume":
@@ -52,7 +53,7 @@ def hostile(kind: str, **members: Any) -> Callable[..., Any]:
 
 
 class Plugin:
-    """What an entry point names: it registers one factory."""
+    """The object that an entry point names. It registers one factory."""
 
     def __init__(self, name: str, factory: Callable[..., Any]) -> None:
         self._name, self._factory = name, factory
@@ -88,7 +89,7 @@ def __getattr__(attribute: str) -> Any:
 
 
 def begins() -> None:
-    """Tell the test, by a line in the daemon's log."""
+    """Write a line to the daemon's log, so that the test knows that the method was called."""
     print("hostile: a call hangs", file=sys.stderr, flush=True)
 
 

@@ -115,8 +115,8 @@ class Host:
     async def container(
         self, number: int, *ports: PublishedPort, network: NetworkSpec = NETWORK, ident: int = 0, **more: Any
     ) -> tuple[Namespace, Endpoint, EndpointState]:
-        """A container with address .NUMBER that serves on ports 80 and 81. Its id is made from `ident`, or else from
-        NUMBER."""
+        """A container whose address ends with NUMBER, and which serves on ports 80 and 81. Its id is made from `ident`; if
+        `ident` is not given, from NUMBER."""
         namespace = Namespace(self.stack)
         addresses = []
         for each in network.subnets:

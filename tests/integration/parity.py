@@ -1,7 +1,7 @@
 """Runs a real dockerd together with orlopd, for tests that compare the answers of both to a client (`test_parity*.py`).
 
-Ids, times, paths, addresses and host ports are normalised before comparing. KNOWN has the permitted differences; docs/api.md
-has those that a client could notice.
+Ids, times, paths, addresses and host ports are normalised before comparing. KNOWN contains the permitted differences.
+docs/api.md describes the differences that a client could notice.
 """
 
 from __future__ import annotations
@@ -183,7 +183,7 @@ class Side:
         self.api("DELETE", "/volumes/parity")
 
     def plain(self, value: Any, key: str = "") -> Any:
-        """The value without the parts that differ between any two engines."""
+        """The value without the parts that always differ between two engines."""
         if isinstance(value, dict):
             return {self.plain(name): self.plain(each, name) for name, each in value.items()}
         if isinstance(value, list):
@@ -242,7 +242,7 @@ def both(sides: tuple[Side, Side], do: Callable[[Side], Any]) -> tuple[Any, Any]
 
 @contextmanager
 def beside_dockerd(shared: Engine, home: Path) -> Iterator[tuple[Side, Side]]:
-    """A dockerd with its files in `home`, and the shared orlopd, with the same containers."""
+    """A dockerd with its files in `home`, and the shared orlopd. Both have the same containers."""
     default, own, others = free_subnets(3)
     subprocess.run(["ip", "link", "add", BRIDGE, "type", "bridge"], check=True)
     log = (home / "log").open("wb")

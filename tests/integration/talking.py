@@ -1,4 +1,4 @@
-"""Clients of the streaming routes: raw hijacked connections and websockets, for any daemon of these tests."""
+"""Clients of the streaming routes, for all daemons of these tests: raw hijacked connections and websockets."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ __all__ = ["Hijacked", "Websockets", "exec_in", "frames"]
 
 
 class Hijacked:
-    """A hijacked connection: sends its request, then `head` is the answer's head, followed by the stream."""
+    """A hijacked connection. The constructor sends the request. `head` is the head of the answer; the stream follows it."""
 
     def __init__(self, engine: Engine, path: str, body: Any = None, *, version: str = "v1.45") -> None:
         self.socket = socket.socket(socket.AF_UNIX)
@@ -90,7 +90,7 @@ def exec_in(engine: Engine, container: str, *argv: str, **config: Any) -> str:
 
 
 class Websockets:
-    """Websockets of a real client library, over a daemon's unix socket; `close` closes all."""
+    """Websockets of a real client library over a daemon's unix socket. `close` closes all of them."""
 
     def __init__(self) -> None:
         self._sockets: list[socket.socket] = []

@@ -24,7 +24,8 @@ MINE = image([BASE, SECRET], config={"Labels": {TEAM: "web"}, "Cmd": ["cat", "/s
 
 @pytest.fixture(scope="module", params=["overlay2", "erofs"])
 def attacked(request: pytest.FixtureRequest) -> Iterator[tuple[Engine, Hostile]]:
-    """A container of another team has layers that no image has: its image was removed. The registry is the attacker's."""
+    """A container of another team has layers that belong to no image, because its image was removed. The attacker controls
+    the registry."""
     with serving() as registry:
         made = Engine()
         try:

@@ -89,8 +89,8 @@ def test_no_exec_clients_run_new_containers_but_nothing_in_existing_ones(engine_
 
 
 def test_restricted_clients_cannot_reach_private_addresses(engine_fixture: EngineFixture) -> None:
-    """The daemon may be able to reach addresses that the client cannot reach (SSRF). It sends no request to them, and the
-    audit log names the client."""
+    """The daemon may be able to reach addresses that the client cannot reach (SSRF). The daemon sends no request to these
+    addresses, and the audit log names the client."""
     with hostile.serving() as inside:
         port = inside.host.rpartition(":")[2]
         what = "which is neither public nor a configured registry, is not allowed for role"
@@ -118,7 +118,7 @@ def test_restricted_clients_cannot_reach_private_addresses(engine_fixture: Engin
 
 
 def test_push_is_checked_by_role_labels_and_destination(engine_fixture: EngineFixture) -> None:
-    """The audit log has the image and the tag, and why a push was refused."""
+    """The audit log contains the image, the tag, and the reason why a push was refused."""
     with hostile.serving() as inside:
         name = f"{inside.host}/app:v1"
         engine_fixture.engine.ok("tag", "busybox", name)

@@ -118,7 +118,7 @@ def _use(side: Side, engine: Engine) -> None:
 
 
 def _send_elsewhere(engine: Engine) -> None:
-    """Save and push: layers without a blob are packed from their files."""
+    """Save and push an image. Layers without a blob are packed from their files."""
     saved = engine.docker("save", APP, check=0).stdout
     engine.ok("tag", APP, "renamed:1")
     assert f"Loaded image: {APP}" in engine.docker("load", stdin=saved, check=0).out

@@ -94,7 +94,7 @@ def _use(engine: Engine) -> None:
 
 
 def _use_platforms(engine: Engine) -> None:
-    """Both platforms are stored under one name. Of the third platform, only the manifest is stored, as by dockerd."""
+    """Both platforms are stored under one name. As in dockerd, only the manifest of the third platform is stored."""
     found = json.loads(engine.ok("image", "inspect", many.MULTI))[0]
     assert found["Architecture"] != many.OTHER_PLATFORM
     status, listed = engine.api("GET", f"/v1.51/images/{many.MULTI}/json?manifests=1")

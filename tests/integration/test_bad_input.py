@@ -1,4 +1,4 @@
-"""Bad requests and full disks: an error status with a message that names the cause, and the daemon keeps working."""
+"""Bad requests and full disks: the answer has an error status and names the cause, and the daemon continues to work."""
 
 from __future__ import annotations
 

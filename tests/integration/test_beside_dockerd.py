@@ -55,7 +55,7 @@ class Dockerd:
         return run(*self._client, *argv).strip()
 
     def container(self, *flags: str) -> tuple[Namespace, str]:
-        """A container that serves on ports 80 and 81; and its address."""
+        """Start a container that serves on ports 80 and 81. Returns the container and its address."""
         ident = self.ok("run", "-d", *flags, *SLEEP)
         found = json.loads(self.ok("inspect", ident))[0]
         namespace = Namespace(self._stack, f"/proc/{found['State']['Pid']}/ns/net")

@@ -71,7 +71,7 @@ def spelt(name: str, chance: random.Random) -> str:
 
 
 def body(chance: random.Random) -> tuple[str, list[str]]:
-    """The body, and the members that it sets."""
+    """Returns the body, and the members that the body sets."""
     config, host = [f'"Image":"{IMAGE}"', '"Cmd":["true"]'], []
     names = chance.sample([*CONFIG, *HOST], chance.randrange(1, 3))
     for name in names:

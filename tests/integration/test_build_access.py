@@ -167,7 +167,7 @@ def test_results_of_other_listeners_are_neither_shown_nor_used(listeners: Listen
 
 
 def test_local_contexts_are_not_shared_between_listeners(listeners: Listeners) -> None:
-    """Only a client of the listener that sent a context before may send just its changes."""
+    """A client may send only the changes of a context if the context was sent through the same listener before."""
     text = "FROM busybox\nCOPY . /all\n"
     for name in ("db", "noexec"):
         result = listeners.build(name, text, files={"large": "x" * 100_000})
@@ -345,7 +345,7 @@ def test_audit_log_has_builds_and_their_refusals(listeners: Listeners) -> None:
 
 
 def test_pruned_cache_of_a_listener_leaves_nothing(listeners: Listeners) -> None:
-    """Prunes after all tests above. The consistency check knows the builder of each object."""
+    """This test prunes the cache after all tests above. The consistency check knows the builder of each object."""
     for name in ("web", "db", "noexec", "any"):
         assert listeners.docker(name, "builder", "prune", "-af").code == 0
     listeners.engine.ok("builder", "prune", "-af")

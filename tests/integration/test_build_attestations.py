@@ -57,7 +57,8 @@ def attested(client: Client, *options: str) -> tuple[list[str], list[Any]]:
 
 
 def shown_steps(client: Client) -> tuple[dict[str, list[list[Any]]], dict[str, Any]]:
-    """For each step and output, the positions of its layers in the image; and for each step, its form."""
+    """Returns, for each output of each step, the positions of its layers in the image. Also returns the form of each
+    step."""
     image_layers, (predicate,) = attested(client, "--provenance=mode=max")
     steps = {each["id"]: each["op"] for each in predicate["buildConfig"]["llbDefinition"]}
     assert list(steps) == [f"step{number}" for number in range(len(steps))]
@@ -80,7 +81,7 @@ def _form(value: Any) -> Any:
 
 
 def _named(step: dict[str, Any]) -> str:
-    """The part of a step that the Dockerfile determines."""
+    """The members of a step that depend only on the Dockerfile."""
     op = step["Op"] or {}
     if "exec" in op:
         return str(op["exec"]["meta"]["args"])

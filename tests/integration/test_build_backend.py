@@ -59,7 +59,7 @@ def test_a_step_is_on_the_default_network(client: BuilderClient) -> None:
 
 @pytest.mark.parametrize("kind", ["run", "serve"])
 def test_daemon_checks_the_steps_of_a_restricted_builder(kind: str) -> None:
-    """Also if the builder asks for what it should have refused."""
+    """The daemon checks a step even if the builder, by mistake, has not refused it."""
     engine = BuildingEngine()
     path = str(engine.home / "r.sock")
     engine.configure({"shutdown-timeout": 3, "listeners": [{"host": f"unix://{path}", "role": "no-exec"}]})

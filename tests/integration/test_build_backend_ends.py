@@ -1,4 +1,4 @@
-"""The end of steps: with their client, their builder and the daemon."""
+"""A step ends when its client, its builder or the daemon ends."""
 
 from __future__ import annotations
 
@@ -49,8 +49,8 @@ def running(engine: BuildingEngine) -> tuple[BuilderClient, str]:
 
 
 def test_the_next_step_does_not_wait_for_the_runtime(own: Callable[..., BuildingEngine], tmp_path: Path) -> None:
-    """A step that succeeded has no mount any more. The runtime deletes the step while the next runs, and the release of the
-    base waits."""
+    """A step that succeeded has no mount any more. The runtime deletes the step while the next step runs. The release of the
+    base waits for the end of the delete."""
     wrapper, proceed = tmp_path / "runtime", tmp_path / "proceed"
     waiting = f'case " $* " in *" delete "*) while [ ! -e {proceed} ]; do sleep 0.1; done;; esac'
     wrapper.write_text(f'#!/bin/sh\n{waiting}\nexec {shutil.which("runc")} "$@"\n')

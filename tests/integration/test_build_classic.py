@@ -109,7 +109,7 @@ def test_a_build_shows_its_steps_and_its_image(sides: tuple[Side, Side]) -> None
 @needs_dockerd
 @pytest.mark.parametrize("size", [10, 2 << 20], ids=["short", "long"])
 def test_files_of_the_context_belong_to_root(sides: tuple[Side, Side], size: int) -> None:
-    """Whoever owns them in the archive."""
+    """The owners in the archive are ignored."""
     out = io.BytesIO()
     steps = f"FROM {BUSYBOX}\nCOPY f d /c/\nADD f /a/\nRUN stat -c '%a %u %g %n' /c/f /c/g /a/f\n"
     with tarfile.open(fileobj=out, mode="w") as made:
@@ -159,7 +159,7 @@ def test_a_damaged_context_is_refused(shared: Engine) -> None:
 
 
 def test_a_large_context_is_copied_and_found_in_the_cache(shared: Engine) -> None:
-    """It is unpacked while it comes."""
+    """The daemon unpacks the context while it receives it."""
     steps = "COPY . /c/\nRUN cd /c && sha256sum big && stat -c '%a %u %Y %h' big && readlink link && ls\n"
     big = os.urandom(3 << 20)
     out = io.BytesIO()

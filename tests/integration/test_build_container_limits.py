@@ -117,7 +117,7 @@ def snapshots(engine: Engine) -> set[str]:
 
 
 async def kept(found: Frontend) -> dict[str, list[str]]:
-    """Run a command that fails. Returns the names of its values in the error."""
+    """Run a command that fails. Returns the names that the error has for the values of the command."""
     failing = executing("sh", "-c", "echo written > /made; exit 3", meta={"cwd": "/tmp"})
     request = pb.SolveRequest(Definition=failing, allowResultReturn=True, allowResultArrayRef=True, Evaluate=True)
     with pytest.raises(RpcError, match="exit code: 3") as caught:
@@ -214,7 +214,7 @@ def test_containers_end_with_the_daemon() -> None:
 
 
 def test_output_that_is_not_read_takes_no_memory(engine: Engine) -> None:
-    """The process writes 200 MB, of which the client reads nothing."""
+    """The process writes 200 MB, and the client reads nothing."""
     assert engine.process is not None
     daemon = engine.process.pid
 
@@ -257,7 +257,7 @@ def _written(engine: Engine) -> int:
 
 
 def test_input_that_is_not_read_takes_no_memory(engine: Engine) -> None:
-    """The client offers 100 MB to a process that reads nothing. A release ends its wait."""
+    """The client sends 100 MB to a process that reads nothing, and waits. The release of the container ends the wait."""
     assert engine.process is not None
     daemon = engine.process.pid
 

@@ -39,7 +39,7 @@ def sh(script: str, process: str = "p", container: str = "c", **more: Any) -> di
 
 
 def result(each: Client, *options: str) -> Any:
-    """What the frontend reports, in a file of the image that it makes."""
+    """The report of the frontend, which is a file of the image that the frontend makes."""
     done = each.run("build", "--progress=plain", "-t", "tb-result", *options, ".")
     assert done.code == 0, f"{each.name}: {done.err}"
     ident = each.ok("create", "tb-result", "x").line
@@ -55,7 +55,7 @@ def ask(clients: Clients, *steps: dict[str, Any]) -> None:
 
 
 def same(clients: Clients, *steps: dict[str, Any], options: tuple[str, ...] = ()) -> dict[str, Any]:
-    """The reports of both, which must be equal: the end of each process, by name."""
+    """The report (the end of each process, by name). The reports with both engines must be equal."""
     ask(clients, *steps)
     found: Any = clients.same(lambda each: result(each, *options))
     return {each["process"]: each for each in found if "process" in each}
@@ -252,7 +252,7 @@ class Terminal:
         self.seen = b""
 
     def expect(self, text: str) -> str:
-        """Wait for a text. Returns what came before it."""
+        """Wait for a text. Returns the output before it."""
         end = time.monotonic() + patience(60)
         while text.encode() not in self.seen:
             assert time.monotonic() < end, f"no {text!r} in {self.seen!r}"
@@ -275,7 +275,7 @@ class Terminal:
 
 
 def shell(each: Client, on: str, script: str, end: str) -> str:
-    """What a script prints in the shell that buildx opens, up to `end`."""
+    """Run a script in the shell that buildx opens. Returns its output up to `end`."""
     options = ["buildx", "debug", "--detach=false", f"--on={on}", "--invoke", "/bin/sh", "build", "--progress=plain", "."]
     terminal = Terminal(each, *options)
     try:
@@ -299,7 +299,7 @@ def test_buildx_debug_runs_a_shell_in_the_result(clients: Clients, shared: Engin
 
 
 def test_buildx_debug_runs_a_shell_in_a_failed_step(clients: Clients, shared: Engine) -> None:
-    """Among the files are those that the failed command has written."""
+    """The shell also sees the files that the failed command has written."""
     clients.write("given", "of the context\n")
     step = "RUN --mount=target=/ctx --mount=type=cache,target=/c echo written > /made; touch /c/x; exit 3"
     clients.write("Dockerfile", f"FROM busybox\nRUN echo before > /before\n{step}\n")

@@ -1,4 +1,5 @@
-"""A disk that fills up during a build: an error that names the cause, nothing acknowledged is lost, and nothing is left."""
+"""A disk that fills up during a build. The error names the cause, no acknowledged change is lost, and the build leaves
+nothing."""
 
 from __future__ import annotations
 
@@ -69,7 +70,7 @@ def test_export_to_a_full_disk_names_the_cause(full: Full) -> None:
 
 
 def test_upload_to_a_full_disk_is_repeated_with_space(full: Full, tmp_path: Path) -> None:
-    """The context is sent again when there is space, and is complete only after that."""
+    """When there is space, the client sends the context again. Only then is the context complete."""
     engine, fill = full
     context = tmp_path / "context"
     context.mkdir()

@@ -1,4 +1,5 @@
-"""Builds that fail, and hostile ones: an error in bounded time and memory, nothing left, and a daemon that still answers."""
+"""Builds that fail, and hostile builds. Each ends with an error in bounded time and memory, and leaves nothing. The daemon
+still answers."""
 
 from __future__ import annotations
 
@@ -196,7 +197,7 @@ def test_hostile_contexts_do_not_reach_the_host(engine: Engine, name: str) -> No
 
 
 def test_contexts_with_wrong_sizes_are_refused(engine: Engine) -> None:
-    """A body that ends in the middle of a file, and a header with a size beyond all disks."""
+    """One body ends in the middle of a file. One header has a size that is larger than any disk."""
     large = tarfile.TarInfo("large")
     large.size = 1 << 60
     body = context("FROM busybox\nCOPY large /large\n")[:1024] + large.tobuf(tarfile.GNU_FORMAT) + b"x" * 10_000
@@ -207,8 +208,8 @@ def test_contexts_with_wrong_sizes_are_refused(engine: Engine) -> None:
 
 
 def test_context_of_many_files_takes_bounded_memory(fresh: Callable[..., Engine]) -> None:
-    """The memory of the builder grows by less than 1 KiB for each file. Uses an engine of its own, because Python keeps this
-    memory."""
+    """The memory of the builder grows by less than 1 KiB for each file. The test starts its own engine, because Python does
+    not return this memory to the system."""
     engine, count = fresh(), 20_000
     build(engine, "FROM busybox\nRUN true\n")
     files = [entry(f"{number % 100}/{number}", b"x") for number in range(count)]
@@ -218,7 +219,7 @@ def test_context_of_many_files_takes_bounded_memory(fresh: Callable[..., Engine]
 
 
 def test_client_that_never_ends_its_context_delays_nobody(engine: Engine) -> None:
-    """The client disconnects, as does a client that sends nothing."""
+    """The client disconnects in the end. A client that sends nothing is tested, too."""
     body = context("FROM busybox\nCOPY f /f\n", entry("f", b"x" * 300_000))
     with watched(engine):
         for sent in (b"", body[:100], body[:200_000]):

@@ -63,7 +63,7 @@ def test_frontend_reads_files_of_references(clients: Clients) -> None:
 
 
 def export(each: Client, image: str) -> Any:
-    """The file that a frontend has put into an image without a shell."""
+    """The file that a frontend has put into the image. (The image has no shell.)"""
     ident = each.ok("create", image, "x").line
     try:
         done = each.ok("cp", f"{ident}:/made", "-")

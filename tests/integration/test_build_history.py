@@ -1,4 +1,4 @@
-"""Records of builds as newer clients read them (`docker buildx history`), beside those of dockerd."""
+"""Records of builds, read as newer clients do (`docker buildx history`), and compared with dockerd's records."""
 
 from __future__ import annotations
 
@@ -89,8 +89,8 @@ def test_record_of_a_build_has_the_provenance_that_dockerd_records(clients: Clie
 
 
 def _shape(document: Any) -> Any:
-    """The parts that do not depend on the engine: the request, and the operations without names that each frontend
-    chooses."""
+    """The parts of a record that do not depend on the engine: the request, and the operations without the names that a
+    frontend chooses."""
     steps = [step["op"]["Op"] for step in document["buildConfig"]["llbDefinition"]]
     return {
         "members": sorted(document),

@@ -137,7 +137,7 @@ ATTACKS: dict[str, Callable[[], Iterator[bytes]]] = {
 
 
 def send(path: str, pieces: Iterator[bytes], greeting: bytes) -> bytes:
-    """Send until the server closes the connection or reads no more. Returns the last bytes of the server's answer."""
+    """Send until the server closes the connection or stops reading. Returns the last bytes of the server's answer."""
     seen = b""
     with socket.socket(socket.AF_UNIX) as sock:
         sock.settimeout(patience(1))
@@ -165,7 +165,8 @@ def descriptors(pid: int) -> int:
 
 @pytest.mark.parametrize("kind", ["grpc", "session"])
 def test_hostile_http2_connection_harms_no_other_client(engine: Engine, kind: str) -> None:
-    """Each attack is tried by /grpc, where the client calls, and by /session, where the client is called."""
+    """Each attack is tried on /grpc, where the client makes calls, and on /session, where the daemon makes calls to the
+    client."""
     headers = {"X-Docker-Expose-Session-Uuid": "hostile", "X-Docker-Expose-Session-Sharedkey": "h"}
     head = upgrade(f"/{kind}", headers)
     slow: dict[str, float] = {}

@@ -106,7 +106,8 @@ def actions(number: int) -> pb.Definition:
 
 
 def searching(word: str) -> pb.Definition:
-    """A copy that compares 10,000 patterns with each of the long paths of a deep directory: a thread's work for hours."""
+    """A copy that compares 10,000 patterns with each of the long paths of a deep directory. This would take a thread
+    hours."""
     tree = filing(action("mkdir", pb.FileActionMkDir(path="/d" * 200, makeParents=True, mode=0o755)))
     patterns = [f"{word}{number}*/x" for number in range(9_999)]
     body = pb.FileActionCopy(src="/", dest="/x", include_patterns=patterns)
@@ -256,7 +257,7 @@ ENDLESS: dict[str, Callable[[], pb.Definition]] = {
 
 @asynccontextmanager
 async def others_building(engine: Engine) -> AsyncIterator[None]:
-    """Another client builds all the time. None of its builds is cached, and none takes long."""
+    """Another client builds all the time. Its builds are not cached, and each must be fast."""
     builds = 0
 
     async def build(client: ProtocolClient, session: str) -> None:

@@ -61,7 +61,7 @@ def parts(client: Client) -> tuple[Path, Path, list[Path]]:
 
 
 def built(client: Client) -> Any:
-    """Build on the layout. Returns the parts of the image that are compared."""
+    """Build an image that is based on the layout. Returns the parts of the image that are compared."""
     result = client.build("-t", "tb-layout", *CONTEXT, ".")
     assert result.code == 0, f"{client.name}: {result.err}"
     assert "[context base] OCI load from client" in result.err

@@ -1,4 +1,4 @@
-"""Options of steps, and filters of the cache, beside dockerd."""
+"""Options of steps, and filters of the cache, compared with dockerd."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Caches that dockerd and Orlop share: which steps each finds in a cache that the other has exported."""
+"""Caches that dockerd and Orlop share: the steps that one engine finds in a cache that the other engine has exported."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ NOT_FOUND = {"pattern": "COPY f* /copied/\n", "secret": "RUN --mount=type=secret
 
 @pytest.fixture(scope="module")
 def base() -> Iterator[str]:
-    """An image at a registry: only such an image has the same digest for both."""
+    """An image at a registry. Only an image from a registry has the same digest in both engines."""
     with running() as registry:
         push(registry.host, "tb-base", "1", image([layer(busybox()), layer({"base": b"1"})]))
         yield f"{registry.host}/tb-base:1"

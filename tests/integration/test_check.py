@@ -113,7 +113,7 @@ def test_damage_and_leftovers_are_found_and_repaired(litter: Engine) -> None:
 
 
 def test_running_operations_are_not_findings(engine: Engine) -> None:
-    """Containers are created and removed during the check. Operations in progress are not reported."""
+    """Containers are created and removed during the check. The check does not report operations in progress."""
     loop = "for n in 1 2 3 4 5 6; do docker run --rm -v /x busybox true; docker run -d --name w$0 busybox sleep 9; "
     loop += "docker rm -f w$0; done"
     workers = [

@@ -127,7 +127,7 @@ def _descriptors(pid: int) -> dict[int, str]:
 
 
 def _strange(pid: int, *allowed: str) -> list[str]:
-    """Descriptors of a process that none of these patterns allows."""
+    """The descriptors of a process that match none of these patterns."""
     patterns = ("/dev/null", *allowed)
     return [target for target in _descriptors(pid).values() if not any(re.fullmatch(one, target) for one in patterns)]
 
@@ -310,7 +310,7 @@ def _unix_sockets(pid: int) -> Iterator[tuple[str, str]]:
 
 
 def _bound(pid: int, name: str) -> list[str]:
-    """Listening sockets of that name. Accepted ones have the same name, so only the state tells them apart."""
+    """Listening sockets of that name. Accepted sockets have the same name, so they are distinguished by their state."""
     return [line.split()[6] for line in Path(f"/proc/{pid}/net/unix").read_text().splitlines() if _is_listener(line, name)]
 
 

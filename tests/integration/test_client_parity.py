@@ -1,4 +1,5 @@
-"""docker's client and orlop run the same lines on one orlopd. Output and exit codes are the same, except for DIFFERENCES."""
+"""docker's client and orlop run the same command lines with one orlopd. Output and exit codes are the same, except for
+DIFFERENCES."""
 
 from __future__ import annotations
 
@@ -31,7 +32,8 @@ VERSION = "26.1."
 
 
 class Difference(NamedTuple):
-    """Why outputs differ. `lines` and `ours` are regular expressions: of the command line, and of orlop's output."""
+    """Why outputs differ. `lines` and `ours` are regular expressions: `lines` matches the command line, `ours` the output of
+    orlop."""
 
     reason: str
     lines: str
@@ -86,7 +88,7 @@ def run(engine: Engine, home: Path, program: list[str], words: list[str]) -> Res
 
 
 def plain(text: str) -> str:
-    """The output without the clients' names, their help, ids, and what changes between two calls."""
+    """The output without the clients' names, their help, ids, and parts that change between two calls."""
     text = re.sub(r"(?m)^(orlop|docker): |\.$|^See 'docker.*\n?", "", text)
     text = text.replace("orlop", "docker").replace("Orlop", "Docker")
     text = re.sub(r"\s*Usage:.*", "", text, flags=re.DOTALL)

@@ -63,8 +63,8 @@ def said(path: str, request: bytes = b"GET /_ping HTTP/1.1\r\nHost: d\r\n\r\n") 
 
 
 def beginning(sock: socket.socket) -> bytes:
-    """The start of the answer. It is empty if too many connections are refused at once, because not each then gets an
-    answer."""
+    """The start of the answer. It is empty if too many connections are refused at the same time, because some of them then
+    get no answer."""
     try:
         return sock.recv(12)
     except ConnectionResetError:
@@ -118,7 +118,8 @@ def test_streams_of_a_guarded_socket_do_not_block_the_administrator(guarded: tup
 
 
 def test_too_many_streams_of_the_administrator_are_refused(fresh: Callable[..., Engine]) -> None:
-    """More streams than the daemon may have descriptors: some are refused, the log stays short, and nothing leaks."""
+    """Clients open more streams than the daemon may have descriptors. Some streams are refused, the log stays short, and
+    nothing leaks."""
     engine = fresh(prefix=("prlimit", "--nofile=256:256"))
     rotated = ("--log-opt", "max-file=9", "--log-opt", "max-size=10k")
     engine.ok("run", "-d", "--name", "talker", *rotated, "busybox", "sh", "-c", "seq 20000; sleep 600")

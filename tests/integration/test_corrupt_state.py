@@ -1,5 +1,5 @@
-"""Damaged state, due to a failing disk, another version or manual changes: the daemon starts, quarantines what it cannot
-use, logs it, and serves the rest. Nothing is removed because its row may have been lost."""
+"""The state was damaged by a failing disk, another version or manual changes. The daemon starts, quarantines unusable rows,
+logs them, and serves all other objects. No object is removed for lack of a row, because its row may have been lost."""
 
 from __future__ import annotations
 
@@ -113,7 +113,7 @@ def test_invalid_rows_are_quarantined(live: Engine) -> None:
 
 
 def test_quarantined_row_is_restored_when_it_can_be_read_again(live: Engine) -> None:
-    """Such a row is left by a downgrade that is followed by an upgrade."""
+    """An upgrade after a downgrade leaves a row of this kind."""
     bad = live.ok("create", "--name", "bad", *SLEEP)
     live.stop()
     record = row(live, "containers", bad)

@@ -1,4 +1,5 @@
-"""`docker cp` with mounts in the container: at paths missing in the image, nested, read-only, of files, of volume subpaths.
+"""`docker cp` with mounts in the container: mounts at paths that the image lacks, nested and read-only mounts, and mounts of
+files and of volume subpaths.
 
 The result is the same before the start, while the container runs, and after its exit.
 """

@@ -237,7 +237,7 @@ def test_a_second_daemon_on_the_same_roots_is_refused(daemon: Orlopd) -> None:
 
 
 def test_start_on_another_engines_data_root_is_refused_and_changes_nothing(daemon: Orlopd) -> None:
-    """The refused start makes no database, which would contain no rows of the other engine's objects."""
+    """The refused start does not create a database in the other engine's data root."""
     data = daemon.home / "data"
     (data / "containers" / "theirs").mkdir(parents=True)
     for _ in range(2):

@@ -95,7 +95,7 @@ def test_push_without_space_for_compressed_layers_fails_and_leaves_nothing(disk:
 
 
 def test_push_that_cannot_be_recorded_fails_and_can_be_repeated(disk: Disk) -> None:
-    """The layers of the push are compressed already; the manifest, or the row with the digest, cannot be stored."""
+    """The layers of the push are compressed already. The manifest, or the row with the digest, cannot be stored."""
 
     async def check(images: ImagesFixture, registry: Receiving) -> None:
         assert not error_of(await pushed(images, registry))
@@ -144,7 +144,7 @@ LEVELS = [4096 * pages for pages in (0, 8, 24, 64, 512)]
 
 
 def test_adoption_on_a_full_disk_changes_nothing_in_the_docker_root(disk: Disk, root: Path, adopter: Engine) -> None:
-    """Repeats the adoption with ever more space, so that it fails in every part of its work."""
+    """Repeats the adoption with a little more space each time, so that it fails at every step."""
     docker = disk.path / "docker"
     subprocess.run(["cp", "-a", root, docker], check=True)
     untouched, failed = snapshot(docker), 0

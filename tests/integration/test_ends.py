@@ -1,5 +1,5 @@
-"""The answer or event about a container's exit is sent only after the reported work is done: streams, waits and events, with
-the real client."""
+"""An answer or event about a container's exit is sent only after the reported step is complete. This is tested for streams,
+waits and events, with the real client."""
 
 import json
 import os

@@ -12,7 +12,7 @@ pytestmark = pytest.mark.root
 
 
 def happened(engine: Engine, name: str) -> list[str]:
-    """A container's events so far, those of its networks and volumes included."""
+    """The events of a container so far, including the events of its networks and volumes."""
     found = []
     for event in engine.all_events():
         attributes = event["Actor"]["Attributes"]

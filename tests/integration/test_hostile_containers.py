@@ -54,7 +54,8 @@ def test_a_container_does_not_see_its_monitor(engine: Engine, name: str) -> None
 
 
 def test_users_are_looked_up_in_the_container(engine: Engine, name: str, tmp_path: Path) -> None:
-    """/etc/passwd as a symlink to a file of the host: in the image, and created while the container runs."""
+    """/etc/passwd is a symlink to a file of the host. The image contains this symlink, or the running container creates
+    it."""
     host = tmp_path / "passwd"
     host.write_text("root:x:0:0::/:/bin/sh\nhosts:x:4242:4242::/:/bin/sh\n")
     _load(engine, "sly", {"etc/passwd": str(host)})
@@ -69,7 +70,7 @@ def test_users_are_looked_up_in_the_container(engine: Engine, name: str, tmp_pat
 
 
 def test_working_directory_does_not_lead_outside_the_root(fresh: Callable[..., Engine]) -> None:
-    """CVE-2024-21626: a working directory reached through a descriptor that the runtime has left open."""
+    """CVE-2024-21626: the path of the working directory leads through a descriptor that the runtime has left open."""
     engine = fresh({"runtimes": {"crun": {"path": "crun"}}, "shutdown-timeout": 2})
     (engine.home / "marker").touch()
     ups = " ".join("/".join([".."] * count) for count in range(1, 8))
@@ -86,8 +87,8 @@ def test_working_directory_does_not_lead_outside_the_root(fresh: Callable[..., E
 
 
 def test_the_runtime_cannot_be_overwritten(fresh: Callable[..., Engine], tmp_path: Path) -> None:
-    """CVE-2019-5736: a container has the runtime execute itself inside, and writes to its program through /proc/PID/exe. The
-    test uses a copy of runc."""
+    """CVE-2019-5736: a container makes the runtime execute itself in the container, and writes to the runtime's program
+    through /proc/PID/exe. The test uses a copy of runc."""
     program = tmp_path / "runc"
     shutil.copy(str(shutil.which("runc")), program)
     before = hashlib.sha256(program.read_bytes()).digest()

@@ -1,6 +1,7 @@
-"""Drivers that hang, raise and lie, in a live daemon: their operations end with an error, and nothing else is affected.
+"""Drivers that hang, raise errors or return wrong values, in a live daemon. Operations of these drivers end with an error,
+and nothing else is affected.
 
-One daemon meets all drivers of `CASES` at the same time, each with real containers, while a client measures how long the
+One daemon uses all drivers of `CASES` at the same time, each with real containers. Meanwhile a client measures how long the
 daemon takes to answer. Each test then looks at one driver's results.
 """
 
@@ -45,8 +46,8 @@ MODULES = {
 
 @dataclass(frozen=True)
 class Case:
-    """The operations `steps` are made in order, until one fails: the last one, with a message that matches `error`. "" means
-    that all succeed."""
+    """The operations in `steps` are made in order. The last operation must fail, with a message that matches `error`. If
+    `error` is "", all operations must succeed."""
 
     kind: str
     name: str
@@ -159,7 +160,8 @@ def install(site: Path) -> None:
 
 @dataclass
 class Results:
-    """`answers`: for each case, its steps as (step, seconds, status, text). `slowest`: of the requests that measured."""
+    """`answers` contains, for each case, a list of (step, seconds, status, text). `slowest` is the time of the slowest
+    request of the client that measures."""
 
     engine: Engine
     answers: dict[Case, list[tuple[str, float, int, str]]] = field(default_factory=dict)
@@ -313,7 +315,7 @@ def test_event_loop_is_not_blocked(results: Results) -> None:
 
 
 def test_sigterm_ends_a_daemon_whose_drivers_hang(tmp_path: Path) -> None:
-    """Calls that have just begun, with the usual deadline of a minute."""
+    """The calls of the drivers have just begun, and have the usual deadline of a minute."""
     hanging = [case for case in CASES if case.error == HANGS and case.steps == "create" and case.kind in ("log", "volume")]
     install(environment(tmp_path))
     engine = PluginEngine({"shutdown-timeout": 1}, tmp_path)
@@ -339,7 +341,8 @@ SOUND = "from hostile_drivers import Plugin, hostile\n" + "".join(
 
 
 def test_containers_whose_drivers_were_uninstalled(tmp_path: Path) -> None:
-    """They run, and can be seen, stopped and removed. A restart does not stop what it cannot start."""
+    """The containers run, and can be listed, stopped and removed. A restart does not stop a container that it cannot
+    start."""
     site = environment(tmp_path)
     install(site)
     (site / "mine.py").write_text(SOUND)

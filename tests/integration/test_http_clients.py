@@ -116,7 +116,8 @@ def box(engine: Engine) -> Engine:
     [("1.1", "", True), ("1.1", "close", False), ("1.0", "", False), ("1.0", "keep-alive", True), ("1.0", "close", False)],
 )
 def test_answers_end_as_the_clients_http_version_requires(dial: Dial, version: str, connection: str, kept: bool) -> None:
-    """The body ends in a way that the client's HTTP version has, and the connection is kept or closed as requested."""
+    """The end of the body is marked in a way that the client's HTTP version supports. The connection is kept or closed, as
+    the client requests."""
     for path in READS:
         wire = dial()
         field = f"Connection: {connection}\r\n" if connection else ""

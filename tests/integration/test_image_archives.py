@@ -95,7 +95,7 @@ def test_the_orlop_client_saves_to_a_pipe_and_a_file(engine: Engine, tmp_path: P
 
 
 class Dockerd:
-    """`options`: flags. A daemon in another `home` has data of its own."""
+    """`options`: flags. A dockerd. With another `home`, it has other data."""
 
     def __init__(self, home: str, *options: str) -> None:
         self.socket = f"{home}/dockerd.sock"
@@ -159,8 +159,8 @@ def test_save_writes_the_same_manifest_json_as_dockerd(engine: Engine, dockerd: 
 
 
 def _tables(data: bytes) -> list[Any]:
-    """The documents that name the images in an archive of plain layers, without digests of manifests and `LayerSources`,
-    which differ."""
+    """The documents that name the images in an archive of plain layers. Digests of manifests and `LayerSources` are left
+    out, because they differ."""
     with tarfile.open(fileobj=io.BytesIO(data)) as archive:
         found = {name: json.load(archive.extractfile(name)) for name in archive.getnames() if _is_table(name)}  # type: ignore[arg-type]
     table = [{key: value for key, value in entry.items() if key != "LayerSources"} for entry in found["manifest.json"]]

@@ -75,7 +75,7 @@ def served(registry: Registry, repository: str, tag: str) -> bytes:
 
 
 def shown(engine: Engine, name: str) -> dict[str, bool]:
-    """Which manifests of a name are stored."""
+    """The manifests of a name, and whether they are stored."""
     status, found = engine.api("GET", f"/v1.48/images/{name}/json?manifests=1")
     assert status == 200
     return {one["ID"]: one["Available"] for one in found["Manifests"]}
@@ -159,7 +159,7 @@ def test_push_of_a_partly_stored_index_sends_one_image(engine: Engine, registry:
 
 
 def test_index_of_one_platform_is_pushed_unchanged_after_a_pull(engine: Engine, registry: Registry) -> None:
-    """As BuildKit pushes an image by default: an index with the image and its attestation."""
+    """By default, BuildKit pushes an image as such an index, which lists the image and its attestation."""
     about = Attested(MINE)
     name = about.push(registry, "team/built", "v1")
     engine.ok("pull", "-q", name)
@@ -292,7 +292,7 @@ def test_index_survives_a_round_trip_through_dockerds_containerd_store(
 def test_partly_pulled_index_is_saved_like_dockerds_and_loaded(
     engine: Engine, one: str, tmp_path: Path, containerd_store: Dockerd
 ) -> None:
-    """dockerd saves the whole index with the stored content. So does Orlop, which also stores the attestation."""
+    """dockerd saves the whole index with the stored content. Orlop does the same, and also stores the attestation."""
     containerd_store.docker("pull", "-q", one)
     theirs, ours = tmp_path / "y.tar", save(engine, tmp_path / "x.tar", one)
     theirs.write_bytes(containerd_store.docker("save", one))

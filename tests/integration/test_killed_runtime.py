@@ -28,7 +28,8 @@ exec {runtime} "$@"
 
 
 class Killer:
-    """An engine whose runtime is killed during the command `what`, `delay` seconds after its start."""
+    """An engine whose runtime is killed during the runtime's command `what`, `delay` seconds after the start of the
+    command."""
 
     def __init__(self, engine: Engine, directory: Path) -> None:
         self.engine, self._what, self._delay = engine, directory / "what", directory / "delay"
@@ -76,7 +77,8 @@ def test_a_runtime_killed_in_the_middle_of_a_start_leaves_no_cgroup(killer: Kill
 
 
 def test_a_runtime_killed_in_the_middle_of_a_delete_leaves_no_cgroup(killer: Killer) -> None:
-    """The delete at the exit is killed; the next start and removal of the container leave nothing behind either."""
+    """The runtime's `delete` after the exit is killed. The next start and the removal of the container leave nothing behind
+    either."""
     engine = killer.engine
     engine.ok("run", "-d", "--name", "cc", "--network", "none", "busybox", "sleep", "600")
     killer.kill("delete")

@@ -67,7 +67,7 @@ def indexed(layer: Path) -> StreamTarget:
 
 
 def shown(top: str) -> dict[str, tuple[Any, ...]]:
-    """Everything of a tree that a layer can express, with hard links as the first name of each file."""
+    """All properties of a tree that a layer can express. A hard link is shown as the first name of its file."""
     found: dict[str, tuple[Any, ...]] = {}
     first: dict[int, str] = {}
     for directory, names, files in os.walk(os.fsencode(top)):
@@ -264,7 +264,7 @@ def attempt(directory: Path, members: Members, normalized: Path | None = None) -
 
 
 def some_member(dice: random.Random) -> tuple[tarfile.TarInfo, bytes]:
-    """There are few names, so that entries, links and whiteouts often have the same name."""
+    """A random member. It uses few names, so that entries, links and whiteouts often have the same name."""
     names = ["a", "b", "a/x", "a/y", "b/x", "a/x/p", "b/x/p", "c", "c/x"]
     name = dice.choice(names)
     kind = dice.choice(["file", "file", "dir", "dir", "symlink", "hardlink", "fifo"])

@@ -1,4 +1,4 @@
-"""States of a container as clients change them, in `ps`, `inspect` and `logs`; and restart policies."""
+"""States of a container that clients change, as `ps`, `inspect` and `logs` show them; and restart policies."""
 
 from __future__ import annotations
 

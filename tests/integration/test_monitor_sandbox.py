@@ -1,6 +1,6 @@
 """A monitor changes mounts and namespaces only in its own namespaces, not on the host.
 
-Each test is a script in a mount namespace that plays the host. A fork of the script builds the sandbox.
+Each test is a script in a mount namespace that represents the host. A fork of the script builds the sandbox.
 """
 
 from __future__ import annotations

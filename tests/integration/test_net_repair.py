@@ -130,7 +130,8 @@ def test_damage_is_repaired_by_the_next_start(damage: str) -> None:
 
 @on_host()
 async def test_damage_is_repaired_without_a_daemon(host: Host) -> None:
-    """A new driver knows only the networks and endpoints that `audit` gets, and keeps those of running containers."""
+    """A new driver knows only the networks and endpoints that it gets as arguments of `audit`. It keeps those of running
+    containers."""
     one, two, held = await set_up(host)
     await host.driver.close()
     run("nft", "delete", "element", *TABLE, "masquerade4", "{ 10.211.0.0/24 }")

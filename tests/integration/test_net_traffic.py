@@ -120,8 +120,8 @@ async def test_without_icc_and_br_netfilter_containers_do_not_reach_each_other(h
 
 @on_host()
 async def test_without_icc_links_allow_only_exposed_ports(host: Host) -> None:
-    """A link allows the other container's exposed ports, even after the container's address changes, and not a later owner
-    of the old address."""
+    """A link gives access to the exposed ports of the linked container, even after its address has changed. It gives no
+    access to another container that gets the old address later."""
     network = msgspec.structs.replace(NETWORK, options={"com.docker.network.bridge.enable_icc": "false"})
     await host.driver.create_network(network)
     _, endpoint, state = await host.container(2, network=network)

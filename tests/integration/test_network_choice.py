@@ -274,7 +274,7 @@ def test_ports_are_published_on_the_recorded_network_after_a_crash(fresh: Callab
 def test_exposed_ports_are_shown_only_on_a_network_with_a_gateway(
     engine: Engine, name: str, networks: Callable[..., str]
 ) -> None:
-    """As in dockerd 26: exposed ports are shown on a network with a gateway, and nowhere else."""
+    """As in dockerd 26, exposed ports are shown only on a network with a gateway."""
     inner = networks("inner", "--internal")
     engine.ok("run", "-d", "--name", f"{name}x", *SLEEP)
     engine.ok("run", "-d", "--name", f"{name}y", "--expose", "80", *SLEEP)

@@ -1,7 +1,7 @@
 """Containers that swap links during operations of the daemon: no file outside of the container is read, written or mounted.
 
-In each test, a container exchanges a directory and a link out of it in a loop, while the daemon resolves that path many
-times. The daemon may reach only the container's own files.
+In each test, a container replaces a directory by a link to the outside, and back, in a loop. Meanwhile the daemon resolves
+the path many times. The daemon may reach only the container's own files.
 """
 
 from __future__ import annotations

@@ -34,7 +34,7 @@ def call(*command: str | Path, env: dict[str, str] | None = None) -> str:
 
 
 def release(package: Path, version: str, scratch: Path) -> Path:
-    """The same package as another version, with its files in another directory."""
+    """Make a package with the same content but another version. Its files are in another directory."""
     tree = scratch / version
     call("dpkg-deb", "-R", package, tree)
     control = tree / "DEBIAN/control"

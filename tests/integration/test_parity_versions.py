@@ -1,7 +1,8 @@
 """Compares orlopd with a real dockerd for clients of older API versions: requests have the same effect, and answers are the
 same.
 
-1.45 is the newest version that both support. One version on each side of a change represents the others.
+1.45 is the newest version that both support. For each change of the API, the last version before the change and the first
+version after it are tested.
 """
 
 from __future__ import annotations

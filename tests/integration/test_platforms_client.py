@@ -62,7 +62,7 @@ def binfmt() -> Iterator[Path]:
 
 @pytest.fixture
 def emulator(binfmt: Path) -> Iterator[None]:
-    """An "emulator" of s390x: busybox, which runs its applet of the program's name."""
+    """A fake emulator of s390x: busybox, which runs the applet that has the program's name."""
     magic = "".join(f"\\x{byte:02x}" for byte in S390X[:20])
     (binfmt / "register").write_text(f":orlop-test-s390x:M::{magic}::/bin/busybox:F")
     yield

@@ -1,5 +1,5 @@
-"""Pushes with common clients to Debian's docker-registry: the pushed content, layers that are not sent again, and other
-programs that read the result."""
+"""Pushes with common clients to Debian's docker-registry. The tests check the pushed content, layers that are not sent
+again, and that other programs can read the result."""
 
 from __future__ import annotations
 

@@ -115,7 +115,7 @@ def test_requests_to_a_hanging_monitor_fail_and_forced_removal_works(engine: Eng
 
 @contextmanager
 def traffic(engine: Engine) -> Iterator[None]:
-    """Creates and removes containers of all kinds in a loop; its clients tolerate a missing daemon."""
+    """Creates and removes containers of all kinds in a loop. The loop continues while no daemon runs."""
     with ThreadPoolExecutor(6) as pool:
         going = [True]
 

@@ -1,4 +1,5 @@
-"""A create that is refused or fails half-way leaves nothing: no volume, named or not, no layer, no name, no directory."""
+"""A create that is refused or fails half-way leaves nothing: no named or anonymous volume, no layer, no name, no
+directory."""
 
 import os
 
@@ -68,7 +69,8 @@ def test_refused_create_leaves_nothing(engine, name, body, status, message):
 
 
 def test_joining_a_missing_container_is_refused_at_create(engine, name):
-    """The client gets the error, and no container is created. A missing network may be named, as in dockerd."""
+    """The client gets the error, and no container is created. As in dockerd, the request may name a network that does not
+    exist."""
     for flag in ("--pid", "--ipc"):
         refused = engine.docker("run", "--name", name, flag, "container:nosuch", BUSYBOX, "true")
         assert refused.code == 125 and "No such container: nosuch" in refused.err and "Unable to find" not in refused.err

@@ -87,7 +87,7 @@ def test_credentials_do_not_follow_redirects_of_another_token_service(tmp_path: 
 
 
 def half(stay: bool) -> Answer:
-    """Send a part of a token, then nothing. The connection stays open, or it is closed."""
+    """Send a part of a token, and then nothing. After that, the connection stays open or is closed."""
 
     def answer(handler: Handler, _: object) -> None:
         handler.send(200, b'{"token":"t', length=100)
@@ -209,7 +209,7 @@ def test_push_fails_if_the_registry_only_claims_to_have_a_blob(tmp_path: Path) -
 
 
 def test_pull_by_digest_detects_a_changed_pushed_image(tmp_path: Path) -> None:
-    """The push succeeded; later, the registry serves another manifest or layer."""
+    """The push has succeeded. Later, the registry serves another manifest or layer."""
 
     async def check(images: ImagesFixture, registry: Receiving) -> None:
         assert not error_of(await pushed(images, registry))

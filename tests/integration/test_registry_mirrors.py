@@ -127,8 +127,8 @@ def test_all_tags_are_pulled_from_a_mirror(tmp_path: Path) -> None:
 
 
 def test_mirror_without_resolve_is_not_asked_for_tags(tmp_path: Path) -> None:
-    """A mirror without `resolve` is never asked for a tag. It only delivers content by the digests that the registry
-    names."""
+    """A mirror without `resolve` is never asked for a tag. The mirror is only asked for content, by the digests that the
+    registry names."""
     several = index([APP, OTHER])
     with serving() as mirror, serving() as push_only, running() as upstream:
         mirror.add("app", "v1", OTHER)  # a wrong answer: the tag means another image
@@ -261,7 +261,7 @@ def test_credentials_and_headers_are_sent_only_to_their_host(tmp_path: Path) -> 
 
 
 def test_headers_do_not_follow_a_redirect(tmp_path: Path) -> None:
-    """Storage that a mirror refers to gets none of the headers of the file."""
+    """If a mirror redirects to a storage server, this server gets none of the headers in hosts.toml."""
     with serving() as mirror, serving() as storage:
         mirror.add("app", "v1", APP)
         storage.add("app", "v1", APP)

@@ -102,7 +102,7 @@ def test_moved_tag_is_pushed_again(tmp_path: Path, answer: Answer) -> None:
 
 
 def test_first_push_to_a_repository_asks_for_every_blob(tmp_path: Path) -> None:
-    """The daemon does not look for a manifest in a repository that it has neither pushed to nor pulled from."""
+    """The daemon asks for a manifest only in repositories to which it has pushed, or from which it has pulled."""
 
     async def check(images: ImagesFixture, registry: Receiving) -> None:
         await pushed(images, registry)

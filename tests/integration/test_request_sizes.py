@@ -81,7 +81,7 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
 
 
 def create(engine: Engine, body: dict[str, Any], name: str = "") -> tuple[int, Any]:
-    """Encoded without blanks, so that the size of the body is known."""
+    """A create request. It is encoded without blanks, so that the size of the body is known."""
     data = json.dumps({"Image": "busybox", "Cmd": ["true"], **body}, separators=(",", ":")).encode()
     return engine.api("POST", f"/containers/create?name={name}", data)
 
@@ -93,7 +93,7 @@ def left(engine: Engine) -> tuple[int, int, int]:
 
 @contextmanager
 def pinging(engine: Engine) -> Iterator[None]:
-    """Another client, which must not be delayed."""
+    """Send requests of another client, which must not be delayed."""
     over, failures = threading.Event(), []
 
     def ping() -> None:

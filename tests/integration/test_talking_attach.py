@@ -207,7 +207,7 @@ def test_exit_of_an_exec_is_found_after_the_connection_broke(engine: Engine, box
 
 
 def _break_connection(daemon: int, monitor: int) -> None:
-    """Shut the control connection down from the monitor's side, with a duplicate of its descriptor: pidfd_getfd(2)."""
+    """Shut down the control connection from the monitor's side. The descriptor is duplicated by pidfd_getfd(2)."""
     import ctypes
     import socket
 

@@ -18,7 +18,7 @@ SECONDS = int(patience(1))
 
 
 class Sick:
-    """A daemon whose runtime hangs in the commands named in a file."""
+    """A daemon whose runtime hangs in the commands that a file lists."""
 
     def __init__(self, engine: Engine, verbs: Path) -> None:
         self.engine = engine

@@ -259,7 +259,7 @@ def test_whiteouts_become_those_of_overlayfs(world: Path) -> None:
 
 
 def test_the_sandbox_sees_only_the_layer(world: Path) -> None:
-    """A child that has entered the sandbox tries operations of hostile code in a worker."""
+    """A child process enters the sandbox, and tries operations that hostile code in a worker could try."""
     script = """
 import ctypes, os, socket
 from orlop_monitor.unpack.sandbox import confine, enter, own_mounts

@@ -1,4 +1,4 @@
-"""The code whose guards must be tested, by area, and the tests that must notice a change of it."""
+"""The areas: the code whose guards must be tested, and the tests that must fail if this code is changed."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ __all__ = ["AREAS", "Area"]
 
 @dataclass(frozen=True)
 class Area:
-    """`modules` are changed; `tests` are files or directories of tests. With `root`, those that need root are run, too."""
+    """The code in `modules` is changed. `tests` are files or directories of tests. With `root`, tests that need root are
+    run, too."""
 
     modules: tuple[str, ...]
     tests: tuple[str, ...]

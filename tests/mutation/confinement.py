@@ -20,8 +20,9 @@ _SCRATCH = "/run/m"
 
 def confine(*, root: bool) -> None:
     """Make the machine read-only for this process and its children, except for a new directory of temporary files, and hide
-    all other processes. With `root` false, the process runs as nobody afterwards. Without root, changes nothing but the
-    directory of temporary files. The process must be single-threaded. The function forks and returns in the child."""
+    all other processes. With `root` false, the process runs as nobody afterwards. If the process is not root, only the
+    directory of temporary files is changed. The process must be single-threaded. The function forks and returns in the
+    child."""
     if os.geteuid() != 0:
         _use(tempfile.mkdtemp(prefix="om-", dir="/var/tmp"))
         return

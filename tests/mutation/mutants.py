@@ -1,4 +1,4 @@
-"""The changes that are tried: a condition is inverted, a check, a call or a raise is left out, a limit is moved by one.
+"""The changes that are tried: invert a condition, leave out a check, a call or a raise, or move a limit by one.
 
 A mutant is named by its function and the changed text, without line numbers, so that the results of two runs can be compared
 when lines have moved.

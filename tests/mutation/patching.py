@@ -21,8 +21,8 @@ class Functions:
                 self._found[function.__code__.co_filename].append(function)
 
     def exchange(self, source: str, tree: ast.Module) -> int:
-        """Give the functions of `source` the code of `tree`. Returns how many functions changed; 0 if the change is in code
-        that runs only at import."""
+        """Give the functions of `source` the code of `tree`. Returns the number of changed functions. It is 0 if the change
+        is in code that runs only at import."""
         codes = dict(_named(compile(tree, source, "exec")))
         changed = 0
         for function in self._found[source]:

@@ -41,8 +41,8 @@ _NOT_LOADED = 71
 
 @dataclass(frozen=True)
 class Outcome:
-    """Names of mutants, in the order of the source. `noticed`: the test that failed first, or "" if the tests did not end.
-    Tests in `failing` fail without a change, so they were left out."""
+    """Names of mutants, in the order of the source. `noticed` maps a mutant to the test that failed first, or to "" if the
+    tests did not end. The tests in `failing` fail even without a change, so they were left out."""
 
     survivors: tuple[str, ...]
     noticed: dict[str, str]
@@ -209,7 +209,7 @@ def _limit(reach: _Reach, tests: Sequence[int]) -> float:
 
 
 def _passes(session: pytest.Session, number: int, following: int | None) -> bool:
-    """Run a test. Fixtures that the next test does not need are torn down."""
+    """Run a test. Run a test. Fixtures that the next test does not need are torn down."""
     item = session.items[number]
     failed = session.testsfailed
     item.ihook.pytest_runtest_protocol(item=item, nextitem=None if following is None else session.items[following])

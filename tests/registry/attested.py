@@ -16,7 +16,7 @@ PROVENANCE = "https://slsa.dev/provenance/v1"
 
 class Attested:
     """`blobs` are the blobs of the attestations: for each, a configuration and a statement, in this order. `size_off` is
-    added to the sizes in the entries of attestations, `claims` to those of statements."""
+    added to the sizes in the entries of attestations, `claims` to the sizes in the entries of statements."""
 
     def __init__(self, *images: Image, size_off: int = 0, claims: int = 0) -> None:
         self.images = images

@@ -107,8 +107,8 @@ def image(
     oci: bool = False,
     **document: Any,
 ) -> Image:
-    """An image with these layers. `config` is what containers run with (Env, Cmd, ...); further keywords replace parts of
-    the configuration document."""
+    """An image with these layers. `config` is the configuration of containers (Env, Cmd, ...). Further keyword arguments
+    replace parts of the configuration document."""
     where = dict(platform or {"os": "linux", "architecture": "amd64"})
     body = {
         **where,

@@ -194,7 +194,8 @@ async def open_images(
     certificates: tuple[str, ...] = (),
     **config: Any,
 ) -> AsyncIterator[ImagesFixture]:
-    """Open the service, also with a `storage` used before. As when a daemon is killed, closing finishes no operation."""
+    """Open the service. `storage` may be a storage that was used before. When the service is closed, operations are not
+    finished, as if the daemon was killed."""
     storage = storage or DirectoryStorage(f"{root}/layers")
     unpacker = unpacker or Unpacker()
     config = {"max_download_attempts": 2, **config}

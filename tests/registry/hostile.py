@@ -72,7 +72,7 @@ class Hostile:
         self._manifests[name, tag] = self._manifests[name, manifest.digest] = manifest
 
     def misbehave(self, what: str, *answers: Answer) -> None:
-        """Answer the next requests whose path ends in `what` (a digest or a tag) with these answers, in order."""
+        """Give these answers, in order, to the next requests whose path ends with `what` (a digest or a tag)."""
         self._bad[what] = list(answers)
 
     def paths(self, part: str) -> list[str]:
@@ -177,7 +177,7 @@ def stall(after: int) -> Answer:
 
 
 def hold(event: threading.Event) -> Answer:
-    """The correct answer, once `event` is set."""
+    """Wait for `event`, and then give the correct answer."""
 
     def answer(handler: Handler, item: Blob | None) -> None:
         event.wait(30)

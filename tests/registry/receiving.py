@@ -207,7 +207,7 @@ def forget(status: int, code: str, message: str) -> Answer:
 
 
 def reply(status: int, *, length: int = 0, **headers: str) -> Answer:
-    """An answer without a body. An answer to HEAD may announce a length."""
+    """An answer without a body. If the request is a HEAD, the answer may contain a length."""
 
     def answer(handler: PushHandler) -> None:
         handler.body()

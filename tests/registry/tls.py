@@ -7,7 +7,7 @@ from pathlib import Path
 
 
 def certificate(directory: Path) -> None:
-    """ca.pem, and server.pem with server.key: a certificate for 127.0.0.1 signed by that CA."""
+    """Make ca.pem, and server.pem with server.key, which is a certificate for 127.0.0.1 that this CA has signed."""
     commands = (
         "openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 30 -subj /CN=test-ca"
         " -keyout ca.key -out ca.pem",

@@ -121,7 +121,8 @@ def _tree(kind: str, top: Path) -> Iterator[str]:
 
 
 def _data(engine: Engine) -> Iterator[str]:
-    """Counts files and rows. Layers and root file systems of containers are not entered."""
+    """Count files and rows. Directories of layers and of containers' root file systems are counted, but not their
+    content."""
     for name in os.listdir(engine.data_root):
         top = engine.data_root / name
         if name in ("overlay2", "vfs"):

@@ -1,4 +1,4 @@
-"""Memory growth over the cycles: samples of a process, and a regression line through them.
+"""Memory growth over the cycles of work: samples of a process's memory, and a regression line through the samples.
 
 Growth is measured by RSS, because PSS and private memory also change when processes that share pages start and exit.
 """

@@ -52,8 +52,8 @@ class Report:
 
 
 def _take(engine: Engine, size: Size) -> Census:
-    """The short form does not count threads, because idle threads exist for ten seconds, longer than the short form
-    waits."""
+    """Take a census. The short form does not count threads: an idle thread exists for ten seconds, and the short form does
+    not wait so long."""
     found = census.take(engine)
     if not size.long:
         del found["daemon thread"]

@@ -36,7 +36,7 @@ class Transfers:
 
     @contextmanager
     def _registry(self) -> Iterator[Receiving]:
-        """The registry, without misbehaviour and empty."""
+        """The registry, emptied, and without configured misbehaviour."""
         registry = self._opened
         for held in (registry.blobs, registry.manifests, registry.uploads, registry.requests, registry._scripts):
             held.clear()

@@ -1,5 +1,5 @@
-"""docs/commands.md lists docker's commands and flags that orlop has. The page is compared with the docker client of this
-machine, if the client has the version for which the page was written."""
+"""docs/commands.md lists the commands and flags of docker that orlop has. The page is compared with the docker client of
+this machine, if the client has the version for which the page was written."""
 
 from __future__ import annotations
 

@@ -60,7 +60,7 @@ def test_failed_tests_are_named_in_plain_words(orlop: Orlop, tmp_path: Path) -> 
 
 
 def expire(orlop: Orlop, name: str, test: str, *words: str) -> str:
-    """The output of a check whose time limit is reached during `test`. A slow machine needs a longer limit."""
+    """The output of a check that reaches its time limit during `test`. A slow machine needs a longer limit."""
     for limit in ("6", "25", "90"):
         done = orlop("check", name, *words, "--timeout", limit)
         assert done.returncode == 1

@@ -72,7 +72,7 @@ def test_search_for_driver_names_finds_examples(source: str, names: set[str]) ->
 
 
 def test_distributions_of_drivers_are_those_of_this_project() -> None:
-    """A distribution that is missing in the list would run on an event loop of its own."""
+    """Drivers of a distribution that is not in the list would run on a separate event loop."""
     kinds = [f"orlop.{name}" for name, kind in hooks.KINDS.items() if kind.driver]
     projects = (tomllib.loads(path.read_text())["project"] for path in TOP.glob("plugins/*/pyproject.toml"))
     ours = {each["name"] for each in projects if set(kinds) & set(each.get("entry-points", {}))}

@@ -78,7 +78,7 @@ def test_new_driver_for_a_service_passes_its_own_tests(orlop: Orlop, home: Path)
 
 @pytest.mark.timeout(240)
 def test_new_project_passes_its_own_tests(home: Path) -> None:
-    """As README.md of the project says: with pytest, in the project's directory."""
+    """Runs pytest in the project's directory, as the project's README.md says."""
     argv = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider"]
     env = {**os.environ, "PYTHONPATH": str(home / "site")}
     done = subprocess.run(argv, cwd=home / "volume", env=env, capture_output=True, text=True, timeout=200, check=False)

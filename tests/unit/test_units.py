@@ -1,4 +1,4 @@
-"""systemd's own parser accepts the units; and the cases in which the installer refuses to run."""
+"""systemd's own parser must accept the units. The installer must refuse to run in certain cases."""
 
 from __future__ import annotations
 

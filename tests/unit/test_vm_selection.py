@@ -1,4 +1,4 @@
-"""The words by which `./dev vm` selects tests of the integration suite."""
+"""The arguments of `./dev vm` that select tests of the integration suite."""
 
 from __future__ import annotations
 

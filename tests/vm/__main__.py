@@ -1,8 +1,8 @@
 """`./dev vm`: build the machine, run tests in it, show their output, and exit with their exit code.
 
 One boot runs everything: first Orlop as a service (checks.py), then tests of the integration suite for each combination of
-runtime and cgroup driver. Emulation is some fifteen times slower than a processor. So by default only those tests run that
-depend on the runtime or the cgroup driver.
+runtime and cgroup driver. Emulation is some fifteen times slower than a processor. So by default, only tests that depend on
+the runtime or the cgroup driver are run.
 """
 
 from __future__ import annotations

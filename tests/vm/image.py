@@ -61,7 +61,7 @@ def _file_system(directory: Path, file: Path, size: str) -> None:
 
 
 def _made(target: Path, make: Callable[[Path], None]) -> Path:
-    """`target`, a directory that `make` fills, atomically."""
+    """The directory `target`. If it does not exist, it is created atomically, with the content that `make` writes."""
     if not target.exists():
         with tempfile.TemporaryDirectory(dir=target.parent, prefix="making-") as name:
             work = Path(name, "it")

@@ -1,4 +1,4 @@
-"""One run of the virtual machine: boot, show its job's output, wait until it powers off.
+"""One run of the virtual machine: boot it, show the output of its job, and wait until it powers off.
 
 Owns the emulator's process and a directory for its disks and ports; both are gone when `run` returns. The disks are
 snapshots: nothing that the machine writes is kept.
@@ -44,7 +44,7 @@ def _drive(name: str, path: Path, device: str) -> tuple[str, ...]:
 
 
 def run(base: Path, cache: Path, payload: Callable[[Path], Path], seconds: float, kvm: bool) -> int:
-    """The exit code of the payload's job; 125 if the machine returned none."""
+    """Run the machine. Returns the exit code of the payload's job; 125 if the machine returned no exit code."""
     with tempfile.TemporaryDirectory(prefix="run-", dir=cache) as name:
         work = Path(name)
         disk = payload(work)

@@ -64,7 +64,7 @@ def running(**more: Any) -> ContainerRecord:
 
 
 def sound() -> Facts:
-    """A sound daemon with one running container, one stopped, an image, a volume and a network."""
+    """A sound daemon with a running container, a stopped container, an image, a volume and a network."""
     facts = Facts("/data", "/run/o", Examined({table: {} for table in TABLES}), serving=True, daemon_pid=1000)
     mount = MountRecord("volume", "/x", name="vol")
     put(facts, running())

@@ -7,8 +7,8 @@ from orlop_sdk import DriverError
 
 @pytest.fixture
 def runtime(monkeypatch):
-    """The verbs that the runtime was called with. `runtime.fails`: verbs for which it fails; `runtime.first` is called
-    before the runtime acts."""
+    """A list of the runtime's commands that were run. The commands in `runtime.fails` fail. `runtime.first` is called before
+    each command."""
 
     class Asked(list):
         fails, first = (), None

@@ -25,7 +25,7 @@ ENDED = State(Phase.EXITED, exit_code=3, started_ns=7, finished_ns=9)
 
 
 class Monitor(FakeMonitor):
-    """A monitor of the last daemon, which reports `phase`. When it is killed, there is an exit record from the zygote."""
+    """A monitor of the last daemon. It reports `phase`. When the monitor is killed, the exit record of the zygote exists."""
 
     phase = "running"
 
@@ -43,8 +43,8 @@ class Monitor(FakeMonitor):
 
 
 class Left:
-    """What the last daemon left of the container. `monitor`: None when it is dead. `asked`: the requested cleanups;
-    `commits`: how often the row was written."""
+    """What the last daemon left of the container. `monitor` is None if the monitor is dead. `asked` contains the requested
+    cleanups. `commits` is the number of writes of the row."""
 
     def __init__(self, h, monkeypatch):
         self.h, self.asked, self.commits = h, [], 0

@@ -29,7 +29,7 @@ SICK, WELL = "a" * 64, "b" * 64
 
 
 class LeftMonitor(FakeMonitor):
-    """A monitor left by the previous daemon. It answers once the event `answers` is set; until then it is reported as
+    """A monitor left by the previous daemon. It answers after the event `answers` was set. Before that, it is reported as
     silent."""
 
     def __init__(self, run, sick):
@@ -76,7 +76,7 @@ async def wait_for_one(*events):
 
 
 class Left:
-    """Containers left running by the previous daemon, by name. `signals`: the signals that were sent without a
+    """Containers that the previous daemon left running, by name. `signals` are the signals that were not sent through a
     monitor."""
 
     def __init__(self, h, monkeypatch):
@@ -246,7 +246,7 @@ def test_stop_with_a_silent_monitor_returns_once_the_container_has_exited(tmp_pa
 
 
 def test_silent_monitor_of_an_unrecorded_run_is_killed(tmp_path, monkeypatch):
-    """Meanwhile the monitor's container is not shown as running, and cannot be started twice."""
+    """Until the monitor is killed, its container is not shown as running, and cannot be started a second time."""
 
     async def test(h, left):
         sick, monitor = left.add("sick", SICK, sick=True, told=False)
@@ -340,7 +340,7 @@ def test_containers_due_for_a_start_are_shown_as_restarting(tmp_path, monkeypatc
 
 
 def test_operations_wait_for_the_start_that_is_due_when_the_daemon_starts(tmp_path, monkeypatch):
-    """The operations do not overtake the start, because dockerd tries such starts before it serves requests."""
+    """The operations do not run before the start, because dockerd tries such starts before it serves requests."""
 
     async def test(h, left):
         container = ran_before(h, restart_policy=ALWAYS)
@@ -528,7 +528,8 @@ def test_networks_are_restored_once_requests_are_answered(tmp_path, monkeypatch)
 
 
 def test_stop_at_daemon_start_waits_until_the_frozen_state_is_known(tmp_path, monkeypatch):
-    """A frozen process does not see SIGTERM. The stop can thaw it only after its monitor has answered."""
+    """A frozen process does not see SIGTERM. The stop can thaw the process only after the container's monitor has
+    answered."""
 
     async def test(h, left):
         slow, monitor = left.add("slow", SICK, sick=True)

@@ -1,4 +1,5 @@
-"""Changes of a container's record: copy, commit, swap; what is published before its commit; what a failure undoes."""
+"""Changes of a container's record: copy, commit, swap; the changes that are published before their commit, and the changes
+that a failure undoes."""
 
 import ast
 from pathlib import Path

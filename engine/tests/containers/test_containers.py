@@ -224,8 +224,8 @@ def test_detach_keys_are_parsed():
 
 @given(st.lists(st.binary(max_size=6)), st.sampled_from([b"\x10\x11", b"ab", b"aab", b"x"]))
 def test_input_before_the_detach_sequence_is_passed_on(chunks, keys):
-    """However the input is divided into chunks, all bytes before the first complete sequence are passed on, and none
-    after it."""
+    """However the input is divided into chunks, all bytes before the first complete sequence are passed on, and no byte
+    after it is passed on."""
     finder, out, done = attach.DetachKeys(keys), b"", False
     for chunk in chunks:
         passed, done = finder.feed(chunk)

@@ -1,4 +1,4 @@
-"""Execs that end before their start is reported, that fail to start, that ended long ago."""
+"""Execs that end before their start is reported, execs that fail to start, and execs that ended long ago."""
 
 import json
 import os

@@ -538,7 +538,7 @@ def test_failing_signal_handler_does_not_end_the_daemon(tmp_path):
 
 
 def test_disconnected_client_ends_input_that_is_blocked():
-    """An example is `cat` whose output nobody reads: its input is full, and its only client disconnects."""
+    """An example is a `cat` whose output no client reads: its input is full, and its only client disconnects."""
 
     class Channel:
         closed = False

@@ -24,7 +24,7 @@ def kept(h, key=ID):
 
 @pytest.fixture
 def froze(monkeypatch):
-    """The verbs that the runtime was called with. `froze.hangs`: the runtime does not return."""
+    """A list of the runtime's commands that were run. If `froze.hangs` is set, the runtime does not return."""
 
     class Asked(list):
         hangs = False

@@ -1,5 +1,5 @@
-"""Guards that no other test covers: the undo of a start continues when its caller is cancelled, a paused container is
-not started, a pause does not survive a kill, a stop by a user prevents a restart.
+"""Guards that no other test covers. The undo of a start continues if its caller is cancelled. A paused container is not
+started. A pause does not survive a kill. A stop by a user prevents a restart.
 """
 
 from types import SimpleNamespace
@@ -17,7 +17,7 @@ from orlop_sdk import Conflict
 
 @pytest.mark.parametrize("cut", ["start", "bundle"])
 def test_undo_of_a_cancelled_start_is_completed(tmp_path, monkeypatch, cut):
-    """The daemon's end cancels starts, for example. Without a shield, the undo would end at its first await."""
+    """For example, a start is cancelled when the daemon ends. Without a shield, the undo would end at its first await."""
 
     async def main():
         async with engine_fixture(tmp_path, None) as h, trio.open_nursery() as nursery:
@@ -62,7 +62,7 @@ def test_a_paused_container_is_not_started(tmp_path, monkeypatch, frozen):
 
 @pytest.fixture
 def frozen(monkeypatch):
-    """The verbs that the runtime was called with, all successful. `frozen.first` is called before each verb."""
+    """A list of the runtime's commands that were run; all succeed. `frozen.first` is called before each command."""
 
     class Asked(list):
         first = staticmethod(lambda verb: None)
@@ -137,9 +137,9 @@ async def wait_for(condition):
     ],
 )
 def test_kill_by_a_user_counts_as_a_stop_for_restart_policies(tmp_path, monkeypatch, policy, how, again):
-    """As in Docker: any signal from a user prevents a restart by `unless-stopped`. A signal that ends the container also
-    prevents a restart by `always`, until the next start of the container or the daemon. With `how` "", the container
-    exits by itself."""
+    """As in Docker, any signal that a user sends prevents a restart by the policy `unless-stopped`. A signal that ends the
+    container also prevents a restart by the policy `always`, until the container or the daemon is started again. With `how`
+    "", the container exits by itself."""
 
     async def main():
         async with engine_fixture(tmp_path, monkeypatch, restart_policy=RestartPolicy(name=policy)) as h:

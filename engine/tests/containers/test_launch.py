@@ -40,7 +40,7 @@ def start(tmp_path, monkeypatch):
 
 
 def test_start_is_committed_while_the_runtime_starts(start):
-    """After a crash the next daemon adopts the container if its row names the monitor."""
+    """After a crash, the next daemon adopts the container if the container's row contains the pid of the monitor."""
 
     async def test(h, real):
         rows = []

@@ -1,4 +1,4 @@
-"""Start, restart and rename: refusals, events, what is recorded, and Docker's exit codes of a failed start."""
+"""Start, restart and rename: refusals, events, recorded values, and Docker's exit codes for a failed start."""
 
 from types import SimpleNamespace
 

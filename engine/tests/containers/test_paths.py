@@ -9,7 +9,7 @@ from orlop_engine.containers import paths
 
 
 def test_run_directory_with_a_late_exit_record_is_removed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The zygote writes the record while the daemon removes the directory."""
+    """The zygote writes an exit record into the run directory while the daemon removes the directory."""
     directory = tmp_path / "run" / "a"
     directory.mkdir(parents=True)
     (tmp_path / "mnt").mkdir()

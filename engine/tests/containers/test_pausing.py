@@ -171,7 +171,8 @@ def test_engine_resumes_a_container_that_was_never_frozen(tmp_path, monkeypatch,
 
 
 def test_resume_is_committed_before_the_container_runs(tmp_path, monkeypatch, runtime):
-    """The next daemon can see that a container is frozen, but not that it should have been resumed."""
+    """After a crash, the next daemon can see that a container is frozen, but only the row can tell it that the container
+    should run."""
 
     async def main():
         async with engine_fixture(tmp_path, monkeypatch) as h:

@@ -1,4 +1,4 @@
-"""Sandboxes prepared before a start: some are used, others are outdated, expired or dropped."""
+"""Sandboxes that are prepared before a start: they are used, or they are outdated, expired or dropped."""
 
 import os
 
@@ -14,8 +14,8 @@ from orlop_sdk import DriverError
 
 
 class Forge:
-    """Replaces the launch of monitors by the zygote. `monitors` are the launched ones. `hold`: an event for which launches
-    wait."""
+    """Replaces the launch of monitors by the zygote. `monitors` are the launched monitors. If `hold` is set, launches wait
+    for this event."""
 
     def __init__(self, monkeypatch):
         self.monitors, self.hold, self.error = [], None, None

@@ -17,7 +17,7 @@ from orlop_sdk import Conflict, DriverError, Outcome
 
 
 def test_threads_follow_their_process() -> None:
-    """With the option `m`, the lines of threads have no pid: they belong to the process in the line above."""
+    """With the option `m`, the lines of threads have no pid. They belong to the process in the last line that has a pid."""
     output = (
         "  PID TTY STAT TIME COMMAND\n 1 ? - 0:00 init\n - - S 0:00 -\n 7 ? - 0:00 sleep  40\n - - S 0:00 -\n 8 ? - 0:00 x\n"
     )

@@ -84,7 +84,8 @@ def test_container_that_was_started_meanwhile_is_not_removed(tmp_path, monkeypat
 
 
 def test_forced_removal_ends_a_run_that_began_while_it_waited(tmp_path, monkeypatch):
-    """A restart waits for the last monitor's cleanup, and starts after the removal has looked for a process to kill."""
+    """A restart waits for the cleanup of the last monitor. It starts the container after the removal has looked for a
+    process to kill."""
 
     async def main():
         async with engine_fixture(tmp_path, monkeypatch) as h, trio.open_nursery() as nursery:
@@ -266,7 +267,7 @@ def test_run_directory_of_a_container_without_a_row_is_removed(tmp_path, monkeyp
 
 @pytest.mark.parametrize("image", ["there", "removed"])
 def test_lost_snapshot_is_made_again(tmp_path, monkeypatch, caplog, image):
-    """After a power failure, snapshots are missing whose writes had not reached the disk."""
+    """After a power failure, a snapshot is missing if its writes had not reached the disk."""
 
     async def main():
         async with engine_fixture(tmp_path, monkeypatch) as h:

@@ -140,7 +140,8 @@ def test_row_with_another_id_or_the_name_of_another_container_is_quarantined(tmp
 
 
 def test_addresses_of_a_quarantined_container_are_known(tmp_path, monkeypatch):
-    """The container may be running, so no other container gets its addresses. A sandbox of another container is ignored."""
+    """A quarantined container may be running, so no other container may get its addresses. A sandbox of another container is
+    ignored."""
     own, others = "a" * 64, "b" * 64
     sandbox = {
         "container_id": own,

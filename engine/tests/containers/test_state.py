@@ -1,4 +1,5 @@
-"""The state machine of containers: its table, what each event sets, and what Docker's clients see of each phase."""
+"""The state machine of containers: its table, the fields that each event sets, and the values that Docker's clients see in
+each phase."""
 
 import re
 from pathlib import Path
@@ -47,7 +48,8 @@ APPLY = {
 
 
 def state_in(phase):
-    """A state with a value in each field, which shows the fields that an event sets and those that it keeps."""
+    """A state with a value in each field. A test can compare it with the next state to find the fields that an event
+    sets."""
     if phase is Phase.CREATED:
         return State()
     running = phase in (Phase.RUNNING, Phase.PAUSED)
@@ -134,8 +136,8 @@ def test_other_events_set_their_fields():
 
 
 def test_container_that_has_never_run_returns_to_created():
-    """When the daemon starts, it announces a start that a crash of the last daemon interrupted. Then this start fails, or
-    a stop comes before it."""
+    """When the daemon starts, it announces a start that a crash of the last daemon interrupted. Then this start fails, or a
+    client stops the container before it is started."""
     announced = State().after_start_announcement()
     assert announced.after_cancelled_restart().phase is Phase.CREATED
     assert announced.after_failed_start(128, "no").phase is Phase.CREATED

@@ -90,8 +90,8 @@ def test_a_container_whose_pause_cannot_be_recorded_is_shown_as_paused(tmp_path,
 
 
 def test_shutdown_does_not_cancel_a_restart_in_progress(tmp_path, monkeypatch):
-    """A shutdown cancels starts that are due at the daemon's start and have not begun. If a start has begun, a stop
-    follows it."""
+    """When the daemon starts, restart policies may require starts of containers. A shutdown cancels those that have not
+    begun. If a start has begun, the shutdown then stops the container."""
 
     async def main():
         async with engine_fixture(tmp_path, monkeypatch) as h:

@@ -1,4 +1,4 @@
-"""Attestations: which are read from the blobs that came with an image's index, and which are skipped."""
+"""Attestations that are read from the blobs of an image's index, and attestations that are skipped."""
 
 from __future__ import annotations
 

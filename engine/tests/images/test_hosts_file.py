@@ -1,4 +1,4 @@
-"""`hosts.toml`: how it is parsed, which lines errors name, and which endpoints result from it."""
+"""`hosts.toml`: its parser, the lines that errors name, and the resulting endpoints."""
 
 from __future__ import annotations
 
@@ -143,7 +143,8 @@ def test_hosts_of_docker_hub_include_its_mirrors(tmp_path: Path) -> None:
 
 
 def test_server_may_replace_the_registry(tmp_path: Path) -> None:
-    """The server is no longer the registry of the credentials, so it is treated as a mirror; logins go to the registry."""
+    """The `server` in the file is not the registry to which the credentials belong, so it is treated as a mirror. Logins use
+    the registry."""
     write(tmp_path, "a/r.example", 'server = "https://s.example/v2"')
     (only,) = endpoints(tmp_path, "r.example/a")
     assert (only.url, only.mirror, only.namespace) == ("https://s.example", True, "r.example")

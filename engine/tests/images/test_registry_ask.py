@@ -20,8 +20,8 @@ SERVICE = "https://auth.example.com/token"
 
 
 class Registry:
-    """A registry and its token service. `asked` are the questions to the client, `seen` the (host, authorization) of all
-    requests."""
+    """A registry and its token service. `asked` contains the questions to the client, `seen` the pair (host, authorization)
+    of each request."""
 
     def __init__(self, challenge: str, answer: Token | Credentials | Exception) -> None:
         self.challenge, self._answer = challenge, answer

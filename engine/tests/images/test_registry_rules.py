@@ -1,4 +1,4 @@
-"""`registry-rules`: which names a rule matches, what is refused, and that no request is sent before the check."""
+"""`registry-rules`: the names that a rule matches, and the refusals. No request is sent to a registry before the check."""
 
 from __future__ import annotations
 

@@ -19,7 +19,7 @@ MANY = 12
 
 
 def names_on(networks_fixture: NetworksFixture, network_id: str, name: str) -> list[bytes] | None:
-    """The answer of a name server that reads the table now; None if the name is not in it."""
+    """The answer of a name server that reads the table now; None if the table does not contain the name."""
     tables = Tables("")
     tables._container._value = ContainerNames((network_file(networks_fixture.config.exec_root, network_id),))
     return tables.answer(1, name)
@@ -27,7 +27,7 @@ def names_on(networks_fixture: NetworksFixture, network_id: str, name: str) -> l
 
 @pytest.fixture
 def writes(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """The files that were written. If it contains `full`, writes fail as on a full file system."""
+    """A list of the files that were written. While the list contains `full`, writes fail, as on a full file system."""
     written: list[str] = []
     write = Names._write
 
@@ -42,7 +42,7 @@ def writes(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 
 def test_a_boot_writes_each_table_once_with_all_members(tmp_path: Path, writes: list[str]) -> None:
-    """If a table had only some of the members, name servers would forward the other names to outside servers."""
+    """If a table lacked some members, name servers would forward their names to outside servers."""
 
     async def main() -> None:
         networks_fixture = NetworksFixture(tmp_path)

@@ -96,7 +96,8 @@ def fixed(root: Path, **config: Any) -> tuple[str, str]:
 
 
 def test_fixed_cidr_limits_addresses_of_the_bridge(tmp_path: Path) -> None:
-    """Without `bip`, `fixed-cidr` is the subnet, as in Docker; an existing subnet is kept if the range lies in it."""
+    """As in Docker, `fixed-cidr` is the subnet if `bip` is not set. An existing subnet is kept if it contains
+    `fixed-cidr`."""
     assert fixed(tmp_path, fixed_cidr="10.77.1.7/25") == ("10.77.1.0/25", "10.77.1.2/25")
     assert fixed(tmp_path, fixed_cidr="10.77.1.64/26") == ("10.77.1.0/25", "10.77.1.64/25")
     assert fixed(tmp_path, fixed_cidr="10.77.2.0/24") == ("10.77.2.0/24", "10.77.2.2/24")
@@ -111,7 +112,7 @@ def test_missing_configured_bridge_is_refused(tmp_path: Path) -> None:
 
 
 def test_default_options_apply_to_new_networks(networks_fixture: Callable[..., None]) -> None:
-    """daemon.json's value is used if the request has none."""
+    """The value in daemon.json is used if the request contains no value."""
 
     async def body(h: NetworksFixture) -> None:
         await h.networks.create(request("six"))

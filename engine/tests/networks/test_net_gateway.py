@@ -1,4 +1,5 @@
-"""The gateway of a running container: how it is chosen, and that ports and routes move with it."""
+"""The choice of a running container's gateway. If another network becomes the gateway, ports and routes move to this
+network."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which networks a container is on: by mode, name and ID."""
+"""The networks of a container, which a request selects by mode, name or ID."""
 
 from __future__ import annotations
 

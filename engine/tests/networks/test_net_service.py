@@ -165,7 +165,7 @@ def test_names_of_network_modes_are_refused(networks_fixture: Callable[..., None
 
 
 def test_subnets_outside_the_pools_are_reported(networks_fixture: Callable[..., None]) -> None:
-    """Networks that the host reaches through a site's router have no route of their own on this host."""
+    """The host reaches some networks through a router, so its routing table does not contain these networks."""
 
     async def body(h: NetworksFixture) -> None:
         for subnet in ("172.31.255.0/24", "192.168.4.0/22", "172.24.0.0/14", "0.0.0.0/24", "::/64", "nonsense"):

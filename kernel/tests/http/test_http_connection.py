@@ -29,7 +29,8 @@ GET = b"GET %b HTTP/1.1\r\nHost: d\r\n\r\n"
 
 
 def talk(handler: Handler, client: Callable[[Client], Awaitable[None]], limits: Limits | None = None) -> None:
-    """Run `client` against `handler`. The connection must end when the client closes: no task may hang."""
+    """Run `client` and `handler` on one connection. When the client closes, the connection must end, and no task may
+    hang."""
 
     async def main() -> None:
         ours, theirs = memory_stream_pair()
@@ -59,7 +60,7 @@ def conversation(handler: Handler, sent: bytes, limits: Limits | None = None, *,
 
 
 def bodies(answers: bytes) -> list[bytes]:
-    """The bodies of the answers, which have a Content-Length."""
+    """The bodies of the answers. All answers must have a Content-Length."""
     found = []
     while answers:
         head, _, answers = answers.partition(b"\r\n\r\n")

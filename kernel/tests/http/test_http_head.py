@@ -1,4 +1,4 @@
-"""Which request heads are accepted, and with which status other heads are refused."""
+"""Request heads that are accepted, and the status with which other heads are refused."""
 
 from __future__ import annotations
 

@@ -32,7 +32,8 @@ def checksum(data: bytes) -> int:
 
 
 class BoltWriter:
-    """Writes a tree of dicts (buckets) and bytes (values). `split`: leaves with more elements get a branch page above."""
+    """Writes a tree of dicts (buckets) and bytes (values). If a leaf has more than `split` elements, it is split, and gets a
+    branch page above."""
 
     def __init__(self, split: int = 4, inline: int = 200) -> None:
         self._split, self._inline = split, inline
@@ -102,8 +103,8 @@ def digest(data: bytes) -> str:
 
 
 class DockerRoot:
-    """A root with one image of two layers, a container, a volume and a network. Change `config`, `host` and the like, then
-    `write`."""
+    """A root with one image of two layers, a container, a volume and a network. A test changes attributes such as `config`
+    and `host`, and then calls `write`."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -244,7 +245,7 @@ class FakeDrivers:
 
 @pytest.fixture
 def drivers(monkeypatch: pytest.MonkeyPatch) -> type[FakeDrivers]:
-    """Fakes instead of the installed drivers, also where an adoption looks for them."""
+    """Replaces the installed drivers by fakes, for the daemon and for an adoption."""
     known = {"volume": ["local"], "network": ["bridge", "host", "null"]}
     monkeypatch.setattr(discovery, "installed", lambda kind: known[kind])
     monkeypatch.setattr(adoption, "Drivers", FakeDrivers)

@@ -40,7 +40,8 @@ STEPS = ("symlink", "link", "unlink", "rename", "mkdir", "rmdir")
 
 
 class Killer:
-    """Raises `Killed` instead of the N-th change of a file or commit, and of each later one, as after a kill."""
+    """Simulates a kill: raises `Killed` instead of the N-th change (a change of a file, or a commit), and instead of each
+    later change."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, below: Path) -> None:
         self.left = -1
@@ -89,7 +90,7 @@ def _is_kill(error: BaseException) -> bool:
 
 
 def tree(root: Path) -> dict[str, tuple[int, str]]:
-    """Path -> inode, and content or target of a link."""
+    """Maps each path to the inode, and to the content of the file or the target of the link."""
     found = {}
     for path in sorted(root.rglob("*")):
         text = os.readlink(path) if path.is_symlink() else path.read_bytes().hex() if path.is_file() else ""
@@ -196,7 +197,8 @@ def test_move_is_synced_before_it_is_recorded(config: Config, docker_root: Any) 
 
 
 def kill_points(killer: Killer, work: Callable[[], Any], reset: Callable[[], None], every: int = 1) -> Iterator[int]:
-    """Run the work repeatedly, and kill it some steps later each time, until it is completed. Yields after each kill."""
+    """Run the work repeatedly until it is completed. Each run is killed some steps later than the previous run. Yields after
+    each kill."""
     for after in range(0, 1000, every):
         if killer.run(after, work):
             assert after > 10, "the steps were counted"
@@ -534,7 +536,8 @@ def test_give_back_keeps_files_that_replaced_a_link(config: Config, docker_root:
 
 
 def test_objects_that_exist_already_are_not_adopted(config: Config, docker_root: Any, tmp_path: Path) -> None:
-    """The data root already contains the image, and a container and a network with the same names, from another root."""
+    """The data root already contains the image. It also contains a container and a network with the same names, which come
+    from another Docker root."""
     first = type(docker_root)(tmp_path / "first")
     first.config |= {"ID": "d" * 64}
     root = first.write()

@@ -1,4 +1,4 @@
-"""The BoltDB reader: what bbolt writes, and damaged files."""
+"""The BoltDB reader, with files that bbolt has written, and with damaged files."""
 
 from __future__ import annotations
 

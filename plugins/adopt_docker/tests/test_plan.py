@@ -1,4 +1,4 @@
-"""Which objects of a Docker root are adopted, and the reasons why others are not."""
+"""The objects of a Docker root that are adopted, and the reasons why other objects are not adopted."""
 
 from __future__ import annotations
 
@@ -150,7 +150,7 @@ def test_volumes_chosen_by_dockerd_are_kept(config: Config, docker_root: Any) ->
 
 
 def test_container_in_a_namespace_of_an_unadopted_one_is_not_adopted(config: Config, docker_root: Any) -> None:
-    """The second container shares the network of the first. The first is not adopted, because it has a quota."""
+    """The second container shares the network of the first. The first container is not adopted, because it has a quota."""
     docker_root.host["StorageOpt"] = {"size": "1G"}
     docker_root.more[OTHER] = (
         {**docker_root.config, "ID": OTHER, "Name": "/beside", "NetworkSettings": {}},

@@ -99,7 +99,8 @@ def test_exact_key_wins_over_another_case() -> None:
 
 
 def test_keys_are_folded_like_in_go() -> None:
-    """encoding/json matches the long s and the Kelvin sign, and no other letter beyond ASCII."""
+    """When Go's encoding/json compares keys, it treats the long s as "s" and the Kelvin sign as "k". Other letters beyond
+    ASCII match only themselves."""
     assert decode_json('{"ho\u017ftConfig":{"Memory":5}}'.encode(), Outer).host_config.memory == 5
 
     class Stock(WireBase):

@@ -1,4 +1,4 @@
-"""JSON of containers in inspect and list, and when encoded answers are reused."""
+"""JSON of containers in inspect and list, and the reuse of encoded answers."""
 
 from __future__ import annotations
 
@@ -171,7 +171,7 @@ def test_inspect_with_sizes_or_links_is_not_kept() -> None:
 
 
 def test_inspect_answer_of_an_old_revision_is_not_kept_for_the_next_one() -> None:
-    """The container changes while the storage driver is asked."""
+    """The container changes while the storage driver is being called."""
     container = made()
     shown, fake = views(container)
 

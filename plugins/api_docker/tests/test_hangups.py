@@ -1,5 +1,5 @@
-"""Detecting that a client has disconnected: hang-up versus half-close, and attachments that wait for a start. Descriptors
-that are received but not passed on, or opened for a client that never comes, are closed.
+"""Detecting that a client has disconnected: the difference between hang-up and half-close, and attachments that wait for a
+start. Descriptors that no client receives are closed.
 """
 
 from __future__ import annotations

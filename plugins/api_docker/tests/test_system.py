@@ -225,7 +225,7 @@ def test_clients_that_measure_at_the_same_time_share_one_walk() -> None:
     ],
 )
 def test_prune_selects_stopped_containers_by_age_and_label(filters: dict[str, list[str]], names: set[str]) -> None:
-    """Containers that do not match must stay, because a mistake removes data."""
+    """A prune must not remove containers that do not match, because it removes data."""
 
     def made(name: str, age: float, running: bool = False, **labels: str) -> Any:
         state, config = SimpleNamespace(running=running), SimpleNamespace(labels=labels or None)

@@ -1,4 +1,4 @@
-"""Digests of content: they change if and only if a comparison of the files finds a difference."""
+"""Digests of content. Two digests differ if and only if a comparison of the files finds a difference."""
 
 from __future__ import annotations
 

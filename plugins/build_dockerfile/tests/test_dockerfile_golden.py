@@ -1,4 +1,4 @@
-"""Dockerfiles with the graphs, images and errors that they become: `dockerfiles/*.txt`.
+"""Dockerfiles, and the expected graphs, images and errors: `dockerfiles/*.txt`.
 
 A case is "==== NAME", then parts: "---- Dockerfile", "---- options" (a line each), "---- file PATH", "---- result". With
 ORLOP_RECORD=1 in the environment, the results are recorded again; review the difference.

@@ -1,4 +1,4 @@
-"""Dockerfiles and the graphs that they become."""
+"""Dockerfiles, and the graphs that are made from them."""
 
 from __future__ import annotations
 

@@ -18,7 +18,7 @@ def _tree(text: str) -> list[str]:
 
 
 def _shown(node: Node) -> str:
-    """LINES NAME FLAGS WORDS or PAIRS, then heredocs."""
+    """The instruction as text: LINES NAME FLAGS, then WORDS or PAIRS, then heredocs."""
     found = node.arguments
     parts = [f"{node.lines.start}-{node.lines.end}", node.name, *node.flags]
     parts += ["json"] if found.json else []

@@ -35,7 +35,8 @@ def streams() -> tuple[trio.SocketStream, trio.SocketStream]:
 async def connected(
     handlers: Mapping[str, Handler], limits: Limits | None = None
 ) -> AsyncIterator[tuple[Connection, Connection]]:
-    """Run a client and its server. Both must end by themselves within a second after the block."""
+    """Run a client and its server. Both must end within a second after the end of the `with` block, without being
+    cancelled."""
     near, far = streams()
     client = Connection(near, client=True, limits=limits)
     server = Connection(far, handlers=handlers, limits=limits)

@@ -25,7 +25,7 @@ CONTENT = "/containerd.services.content.v1.Content/"
 
 
 class OneStep(FakeSolver):
-    """A solver: each build has a step that prints and a step of the cache, and may fail."""
+    """A solver. Each build has a step that prints and a cached step; the build may fail."""
 
     def __init__(self, fail: str = "", output: bytes = b"hello\n") -> None:
         super().__init__()

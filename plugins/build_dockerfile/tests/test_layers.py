@@ -44,7 +44,7 @@ def mkfile(path: str, data: bytes) -> ops_pb2.FileAction:
 
 
 async def files(engine: Engine, llb: Llb, end: tuple[str, int]) -> tuple[dict[str, str], FakeBuild]:
-    """The files of a value, and its build."""
+    """The files of a value, and the build of the value."""
     found: dict[str, str] = {}
     made = FakeBuild(engine.session)
     failed: BuildFailed | None = None

@@ -13,7 +13,7 @@ from orlop_build_dockerfile.cache.file import CacheFile, StoredRecord
 
 @pytest.fixture
 def root(tmp_path: Path) -> Path:
-    """The directory of a builder, with two records: a context and a snapshot."""
+    """The directory of a builder with two records, one of a context and one of a snapshot."""
     root = tmp_path / "build"
     for name in ("contexts/kept/tree", "cachemounts"):
         (root / name).mkdir(parents=True)

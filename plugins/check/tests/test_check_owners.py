@@ -1,4 +1,4 @@
-"""The consistency check with checks that these tests define: findings are collected, filtered, repaired once, and
+"""The consistency check, with checks that these tests define. Findings are collected, filtered, repaired only once, and
 reported."""
 
 from __future__ import annotations

@@ -144,8 +144,8 @@ def test_cancelled_daemon_still_writes_its_lines(tmp_path: Path) -> None:
 
 
 def test_hanging_disk_does_not_delay_the_shutdown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: Any) -> None:
-    """The writer is shielded for a time after the cancellation. The time begins at the cancellation, not at the end of other
-    shutdown work."""
+    """After the cancellation, the writer is shielded for a limited time. This time begins with the cancellation, even if the
+    shutdown has other work to do."""
     monkeypatch.setattr(audit, "_PATIENCE", 0.2)
     begun, released = threading.Event(), threading.Event()
 

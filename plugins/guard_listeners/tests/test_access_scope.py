@@ -191,7 +191,7 @@ def test_host_access_cannot_be_inherited_from_other_containers(host: dict[str, A
 
 
 def test_references_in_a_create_are_replaced_by_checked_ids() -> None:
-    """While an authorization plugin decides, the name may be given to another container."""
+    """While an authorization plugin decides, another container may get the name."""
     host = HostConfig(volumes_from=["plain:ro", "hosts"], network_mode="container:plain", pid_mode="container:joined")
     assert not [*inherited_access.of_others(cast("Any", OTHERS), host)]
     assert (host.volumes_from, host.network_mode, host.pid_mode) == (["p:ro", "h"], "container:p", "container:j")
@@ -316,7 +316,7 @@ def test_volume_created_meanwhile_outside_the_scope_is_refused() -> None:
 
 
 def test_anonymous_volume_on_a_host_path_is_refused() -> None:
-    """A volume on a host directory is allowed only if it has the label, even when it has no name."""
+    """A volume on a host directory is allowed only if it has the label. This also applies to anonymous volumes."""
     assert created(judge(shared_images=True), Image="plain", HostConfig={"VolumesFrom": ["own"]})
     with pytest.raises(Denied, match="the volume etc, which is a directory or device of the host, is not allowed"):
         created(judge(shared_images=True), Image="plain", HostConfig={"VolumesFrom": ["host"]})

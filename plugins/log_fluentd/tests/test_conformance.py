@@ -12,7 +12,7 @@ from orlop_sdk.testing import LogServiceSuite, RecordingService
 
 
 def lines(records: Sequence[bytes]) -> list[tuple[str, bytes]]:
-    """Each message begins with an array of four values, of which the first is a tag of twelve characters."""
+    """Each message begins with an array of four values. The first value is a tag of twelve characters."""
     found = []
     for record in records:
         for part in record.split(b"\x94\xac")[1:]:

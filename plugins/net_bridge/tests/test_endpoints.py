@@ -296,7 +296,8 @@ def test_each_request_of_a_datagram_gets_its_answer() -> None:
 
 
 def test_netlink_messages_of_other_processes_are_ignored() -> None:
-    """A process in the container's network forges a success before the kernel's refusal; it must be ignored."""
+    """A process in the container's network sends a forged success message before the kernel's refusal. The forged message
+    must be ignored."""
 
     async def main() -> None:
         with RouteSocket() as route:

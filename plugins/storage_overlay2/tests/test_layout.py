@@ -327,8 +327,8 @@ def test_d_type_is_detected_by_reading_entries(root: Path) -> None:
 
 @pytest.mark.parametrize("whole", [True, False], ids=["its directory is a link", "its files are a link"])
 def test_link_to_an_unmounted_disk_is_kept(root: Path, tmp_path: Path, whole: bool) -> None:
-    """Layers that were adopted from a dockerd cannot be used while their disk is not mounted, and can be used when it is
-    mounted again."""
+    """Layers that were adopted from a dockerd cannot be used while their disk is not mounted. They can be used again after
+    the disk is mounted."""
 
     async def keys() -> list[str]:
         driver = opened(root)

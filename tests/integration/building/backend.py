@@ -51,7 +51,7 @@ def client(building: BuildingEngine) -> Iterator[BuilderClient]:
 
 
 def sound(engine: BuildingEngine) -> None:
-    """The consistency check finds nothing, and nothing runs."""
+    """Assert that the consistency check finds nothing, and that nothing runs."""
     until(lambda: engine.api("GET", "/orlop/check")[1]["findings"] == [], "the check finds nothing")
     until(lambda: os.listdir(engine.exec_root / "run") == [], "no run is left")
     until(lambda: os.listdir(engine.exec_root / "mnt") == [], "no mount point is left")
@@ -82,7 +82,7 @@ def ran(client: BuilderClient, script: str, key: str = "", **step: Any) -> dict[
 
 
 def built(client: BuilderClient, name: str, text: str) -> tuple[str, str]:
-    """An image with one layer on the base: its ID and the layer's snapshot."""
+    """Build an image with one layer on the base. Returns the image's ID and the layer's snapshot."""
     found = base(client)
     key = client.result("prepare", parent=found["snapshot"])
     client.result("write", key=key, path="/made", text=text)

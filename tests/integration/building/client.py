@@ -25,7 +25,7 @@ class BuildingEngine(Engine):
 
 
 class BuilderClient:
-    """A connection that was upgraded. `call` returns the answer; `send` and `receive` are its halves."""
+    """A connection that was upgraded. `call` does `send`, and then `receive`, which returns the answer."""
 
     def __init__(self, engine: Engine, kind: str, path: str = "") -> None:
         self.socket = socket.socket(socket.AF_UNIX)

@@ -73,7 +73,7 @@ class Clients(NamedTuple):
 
 @contextmanager
 def build_clients(shared: Engine, sides: tuple[Side, Side], directory: Path) -> Iterator[Clients]:
-    """Clients with a directory each. Images whose names begin with `tb-` are removed at the end."""
+    """Two clients, each with its own directory. Images whose names begin with `tb-` are removed at the end."""
     made = []
     for side in sides:
         own = directory / side.name

@@ -140,7 +140,8 @@ def _image(archive: bytes, begun: float) -> Any:
 
 
 def _time(seconds: float, begun: float) -> float | str:
-    """All times of contexts are shown as one text, because the cache may return a file of another case, with its time."""
+    """All times of files from contexts are replaced by the same text. The reason: the cache may return a file of another
+    case, which has another time."""
     if OLD <= seconds < OLD + 2 * 10**6:
         return "context"
     return seconds if seconds < begun - 3600 else "now"

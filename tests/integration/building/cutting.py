@@ -1,5 +1,5 @@
-"""Builds whose client disconnects after any message. A proxy between the real client and the daemon counts messages in both
-directions, and closes all connections of the client after the message with a given number.
+"""Builds whose client disconnects after a message: each message is tried. A proxy between the real client and the daemon
+counts messages in both directions, and closes all connections of the client after the message with a given number.
 
 `python -m tests.integration.building.cutting [--every N] [--only NAME...]` cuts a build after each of its messages, and
 requests of the classic endpoint after each of their parts (`cutting_requests`).
@@ -93,8 +93,8 @@ class CuttingProxy:
 
 
 def _messages(sock: socket.socket) -> Iterator[bytes]:
-    """Yields all messages. A connection is HTTP/1 up to its first HTTP/2 frame: the client's preface, or the daemon's frame
-    after its 101."""
+    """Yields all messages. A connection uses HTTP/1 up to its first HTTP/2 frame. This is the client's preface, or the first
+    frame that the daemon sends after its 101."""
     buffer, frames = b"", False
     while data := sock.recv(1 << 18):
         buffer += data
@@ -146,7 +146,8 @@ class Cutter:
         return result.stdout, count
 
     def sound(self) -> None:
-        """Nothing runs, nothing is leased, and every other snapshot belongs to a record of the cache."""
+        """Assert that nothing runs, that nothing is leased, and that every other snapshot belongs to a record of the
+        cache."""
         engine = self.engine
         until(lambda: os.listdir(engine.exec_root / "run") == [], "no step runs")
         until(lambda: not [each for each in self._cache() if each["InUse"]], "no record of the cache is in use")
@@ -162,7 +163,7 @@ class Cutter:
         return found
 
     def pruned(self) -> None:
-        """After a prune, no object of the builds is left."""
+        """Prune, and assert that no object of the builds is left."""
         self.engine.docker("rmi", "cut:1")
         self.engine.ok("builder", "prune", "-af")
         assert self._cache() == []

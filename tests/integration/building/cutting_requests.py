@@ -1,7 +1,8 @@
-"""`POST /build` whose client is gone: after each part of its request, and after each line of the answer.
+"""`POST /build` with a client that disconnects after a part of its request, or after a line of the answer. Each part and
+each line is tried.
 
-`python -m tests.integration.building.cutting --only short long` tries all points of a short and of a long context: the
-daemon keeps the first in memory, and unpacks the second while it comes.
+`python -m tests.integration.building.cutting --only short long` tries all points with a short and with a long context. The
+daemon keeps the short context in memory, and unpacks the long context while it receives it.
 """
 
 from __future__ import annotations
@@ -44,7 +45,8 @@ class RequestCutter(Cutter):
         """The image of the name, if no later request was sent as a whole."""
 
     def parts(self, context: str) -> list[bytes]:
-        """The request: its head in two parts, then chunks, each cut in the middle of its data. Each context is a new one."""
+        """The parts of the request: two parts of the head, then the chunks, each divided in the middle of its data. Each
+        call makes a new context."""
         body = _archive(CONTEXTS[context])
         query = "nocache=1&t=cut:1"
         head = f"POST /v1.43/build?{query} HTTP/1.1\r\nHost: d\r\nContent-Type: application/x-tar\r\n"
@@ -57,7 +59,8 @@ class RequestCutter(Cutter):
         return [*parts, b"0\r\n\r\n"]
 
     def cut(self, context: str, last: int = sys.maxsize) -> tuple[bytes, int]:
-        """One build whose client is gone after number `last`. Returns what was read, and the number of cuts."""
+        """Run one build whose client disconnects at the cut `last`. Returns the data that was read, and the number of
+        cuts."""
         parts = self.parts(context)
         self._expected = self._image() if last < len(parts) else None
         with socket.socket(socket.AF_UNIX) as sock:
@@ -82,7 +85,7 @@ class RequestCutter(Cutter):
 
 
 def _lines(sock: socket.socket) -> Iterator[bytes]:
-    """Lines of the answer as they come, of its head, its chunks and its end."""
+    """Yields the lines of the answer (head, chunks, end) as they are received."""
     data = b""
     while b"\r\n0\r\n\r\n" not in data:
         if not (more := sock.recv(1)):

@@ -21,8 +21,8 @@ BRIDGE = "/moby.buildkit.v1.frontend.LLBBridge/"
 
 
 class Processes:
-    """A stream of `ExecProcess`. `out` has the output of each process, `exits` their exit messages. Unless `reading` is
-    set, nothing is received."""
+    """A stream of `ExecProcess`. `out` contains the output of each process, `exits` their exit messages. While `reading` is
+    not set, nothing is received."""
 
     def __init__(self, call: Call) -> None:
         self.call = call

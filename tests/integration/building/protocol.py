@@ -1,4 +1,4 @@
-"""A client of BuildKit's protocol. Tests choose its calls, graphs and answers, also such as no valid client sends."""
+"""A client of BuildKit's protocol. Tests choose its calls, graphs and answers, which may be invalid."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ class ProtocolClient:
     async def session(
         self, handlers: Mapping[str, Handler] | None = None, methods: Sequence[str] = (), **headers: str
     ) -> AsyncIterator[str]:
-        """A session that answers calls by `handlers`; its id."""
+        """Open a session that answers calls by `handlers`. Returns the id of the session."""
         id = uuid.uuid4().hex
         offered = {"X-Docker-Expose-Session-Uuid": id, "X-Docker-Expose-Session-Sharedkey": id, **headers}
         if methods:
@@ -107,7 +107,7 @@ def of(op: ops_pb2.Op | bytes, index: int = 0) -> ops_pb2.Input:
 
 
 def graph(*ops: ops_pb2.Op | bytes, output: int = 0) -> ops_pb2.Definition:
-    """The definition whose result is an output of the last operation."""
+    """A definition whose result is one of the outputs of the last operation."""
     end = ops_pb2.Op(inputs=[of(ops[-1], output)])
     return ops_pb2.Definition(**{"def": [op if isinstance(op, bytes) else op.SerializeToString() for op in (*ops, end)]})
 
@@ -115,7 +115,8 @@ def graph(*ops: ops_pb2.Op | bytes, output: int = 0) -> ops_pb2.Definition:
 def executing(
     *args: str, mounts: Sequence[ops_pb2.Mount] = (), inputs: Sequence[ops_pb2.Op] = (), root: bool = True, **op: Any
 ) -> ops_pb2.Definition:
-    """A command in busybox. Input 0 is busybox, those of `inputs` follow. `meta` and other fields of ExecOp in `op`."""
+    """A command in busybox. Input 0 is busybox, and `inputs` are the next inputs. `op` contains `meta` and other fields of
+    ExecOp."""
     meta = ops_pb2.Meta(**{"args": args or ("true",), "cwd": "/", **op.pop("meta", {})})
     own = [ops_pb2.Mount(input=0, dest="/", output=0)] if root else []
     made = ops_pb2.Op(inputs=[of(BASE), *map(of, inputs)], exec=ops_pb2.ExecOp(meta=meta, mounts=[*own, *mounts], **op))

@@ -11,7 +11,8 @@ __all__ = ["CASES", "Case", "case"]
 
 @dataclass(frozen=True)
 class Case:
-    """`error` is a pattern for the whole error; None if the archive loads, as images with `names` ("" is an image ID)."""
+    """`error` is a pattern for the whole error; None if the archive can be loaded. `names` are then the names of the loaded
+    images ("" stands for an image ID)."""
 
     name: str
     body: Callable[[], Iterable[bytes]]

@@ -97,8 +97,7 @@ def docker(
     before: bytes = b"",
     after: bytes = b"",
 ) -> bytes:
-    """`stored`: the files that are stored as the layers of the configuration. `entry` replaces parts of the manifest's
-    entry."""
+    """`stored` are the files that the archive contains as layers. `entry` replaces members of the entry in manifest.json."""
     layers = list(layers)
     about = document(layers) if config is None else config
     paths = [f"{n}/layer.tar" for n in range(len(layers))]
@@ -129,7 +128,8 @@ def oci(
     blobs: Iterable[bytes] | None = None,
     name: str = "docker.io/library/app:1",
 ) -> bytes:
-    """A layout with one image; mappings replace parts of the descriptor or document of that name."""
+    """A layout with one image. The keyword arguments are mappings, which replace members of the descriptor or document of
+    the same name."""
     raw = document([stored]) if config is None else config
     document_ = dumps(
         {

@@ -58,7 +58,7 @@ def test_change_is_refused_when_a_required_audit_log_fails(tmp_path: Path) -> No
 
 
 def test_required_audit_log_delays_changes_alone(tmp_path: Path) -> None:
-    """`POST /containers/{id}/wait` only reads, so it is answered without the log."""
+    """`POST /containers/{id}/wait` changes nothing, so it is answered even if the log cannot be written."""
 
     async def handler(call: Call) -> Answer:
         return json_response({})

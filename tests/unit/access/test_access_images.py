@@ -148,8 +148,8 @@ def test_tag_given_to_another_owner_meanwhile_is_not_moved(tmp_path: Path) -> No
 
 
 def test_pull_cannot_move_a_tag_of_another_owner(tmp_path: Path) -> None:
-    """A pull is refused before any download if the client may not set the name. Free names may be pulled with any labels of
-    the listener."""
+    """A pull is refused before any download if the client may not set the name. Whatever labels the listener has, a name
+    that no image has may be pulled."""
 
     async def body(fixture: ImagesFixture) -> None:
         with serving() as registry:

@@ -162,7 +162,7 @@ def test_a_reload_that_selects_a_plugin_no_more_refuses_its_flags(loaded: Callab
 
 
 def test_a_pipe_is_read_once(tmp_path: Path) -> None:
-    """A pipe is what `orlopd --config-file <(make-config)` passes."""
+    """`orlopd --config-file <(make-config)` passes a pipe."""
     path = tmp_path / "pipe"
     os.mkfifo(path)
     with ThreadPoolExecutor(1) as threads:

@@ -52,7 +52,7 @@ def made(directory: Path, *argv: object) -> str:
 
 @pytest.fixture(scope="module")
 def ready(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """One set of files for the tests that do not change them."""
+    """A set of files, which is shared by the tests that do not change the files."""
     directory = tmp_path_factory.mktemp("tls") / "of" / "orlop"
     made(directory, "--name", "build.example.org", "--name", "192.0.2.7", "--days", "30")
     return directory

@@ -290,7 +290,7 @@ def test_disconnect_during_a_save_frees_its_lease_and_descriptors(tmp_path: Path
 
 
 def test_save_waits_for_a_collection_that_began_before_its_lease(tmp_path: Path) -> None:
-    """Otherwise the collection could remove blobs that the save needs, if the image has just lost its last name."""
+    """If the image has just lost its last name, the collection could otherwise remove blobs that the save needs."""
 
     @on(tmp_path, BOTH)
     async def _(fixture: ImagesFixture) -> None:

@@ -110,8 +110,8 @@ def test_archive_over_the_limits_leaves_nothing(tmp_path: Path, data: Callable[[
 
 
 def test_one_configuration_under_many_names_counts_each_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The limit counts the configuration once for each name, because it is parsed for each name: a few bytes of a manifest
-    cause the parsing of a megabyte."""
+    """A configuration is parsed once for each name, so it counts towards the limit once for each name. Otherwise a few bytes
+    of a manifest could make the daemon parse a megabyte again."""
     monkeypatch.setattr(archive_file, "_MAX_READ", 100 * len(APP.config.data))
 
     async def main() -> None:
@@ -376,7 +376,7 @@ def test_large_configurations_do_not_block_the_event_loop(tmp_path: Path) -> Non
 
 
 def test_blob_is_published_only_with_its_lease(tmp_path: Path) -> None:
-    """A collection that read the leases before the blob was held would remove the blob."""
+    """If a collection reads the leases before the blob is in a lease, the collection would remove the blob."""
 
     async def main() -> None:
         async with open_images(str(tmp_path)) as images, trio.open_nursery() as nursery:

@@ -114,7 +114,8 @@ def test_saved_index_loads_byte_for_byte(tmp_path: Path) -> None:
 def test_save_contains_the_index_and_stored_platforms(
     tmp_path: Path, wanted: tuple[Platform, ...], there: tuple[Image, ...]
 ) -> None:
-    """One platform is saved as its manifest, several as the index; ARM is not stored."""
+    """If one platform is saved, the archive contains its manifest; for several platforms, it contains the index. The image
+    for ARM is not stored."""
 
     async def test(images: ImagesFixture) -> None:
         await load(images, THREE.archive(NAME, absent=[ARM.manifest]))

@@ -1,4 +1,4 @@
-"""Layers of an image are unpacked at the same time, if the storage driver has `LayerRebase`."""
+"""Layers of an image are unpacked at the same time, if the storage driver implements `LayerRebase`."""
 
 from __future__ import annotations
 

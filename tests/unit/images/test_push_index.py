@@ -221,7 +221,7 @@ def test_a_push_that_fails_on_the_way_leaves_no_tag(tmp_path: Path) -> None:
 
 
 class OnlyMine:
-    """A client that may read MINE only."""
+    """A client that may only read the image MINE."""
 
     owner = "unix:///x"
 

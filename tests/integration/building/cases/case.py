@@ -17,10 +17,10 @@ Entry = str | bytes | tuple[Any, ...]
 
 
 class Case:
-    """`files` are those of the context: text, bytes, or ("mode", mode, text), ("link", target), ("dir", mode), ("tar",
-    {name: text}, compression), ("hard", path), ("fifo",). In `text` and `options`, @HTTP@ is the address of a server, and
-    @CONTEXT@ the context's directory. `text` is written to the file `dockerfile`. `lines`: compare also the lines of the
-    Dockerfile that an error message shows."""
+    """`files` maps the names of the context's files to text, bytes, or ("mode", mode, text), ("link", target), ("dir",
+    mode), ("tar", {name: text}, compression), ("hard", path), ("fifo",). In `text` and `options`, @HTTP@ is the address of a
+    server, and @CONTEXT@ the context's directory. `text` is written to the file `dockerfile`. `lines`: also compare the
+    lines of the Dockerfile that an error message shows."""
 
     def __init__(
         self,

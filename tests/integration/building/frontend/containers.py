@@ -1,4 +1,4 @@
-"""Containers of the frontend: a Dockerfile lists what to do in them, one operation after the other.
+"""Containers of the frontend. A Dockerfile lists the operations on the containers, which are carried out in order.
 
    {"new": ID, "mounts": [...], "network": 0, ...}     NewContainer; a mount with "run" has what a command has made
    {"start": PROCESS, "container": ID, "args": [...]}  starts a process; also "fds", "tty", "env", "user", "cwd", ...

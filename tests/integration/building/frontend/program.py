@@ -27,13 +27,13 @@ class CallFailed(Exception):
 
 
 class Stream:
-    """What has been received for one call."""
+    """The data that was received for one call."""
 
     def __init__(self):
         self.data, self.status, self.message, self.ended = b"", "", "", False
 
     def messages(self):
-        """The messages that have arrived whole; they are returned once."""
+        """The complete messages that have arrived since the last call."""
         found = []
         while len(self.data) >= 5 and len(self.data) >= (end := 5 + struct.unpack(">I", self.data[1:5])[0]):
             found.append(self.data[5:end])
@@ -46,7 +46,7 @@ class Stream:
 
 
 class Bridge:
-    """A gRPC client: unary calls, one after the other, and streams beside them."""
+    """A gRPC client. It makes unary calls one after the other, and has open streams at the same time."""
 
     def __init__(self):
         self.http = h2.connection.H2Connection(h2.config.H2Configuration(client_side=True, header_encoding="utf-8"))
@@ -170,7 +170,7 @@ def dockerfile(bridge):
 
 
 def build(bridge, what):
-    """An image of busybox with the files that a command has made."""
+    """Make an image of busybox with the files that a command creates."""
     graph = Graph()
     made = graph.run(graph.source("docker-image://docker.io/library/busybox:latest"), what["run"])
     result = bridge.solve(Definition=graph.define(made))
@@ -234,13 +234,13 @@ def platforms(bridge, what):
 
 
 def forward(bridge, what):
-    """Have another frontend build another Dockerfile."""
+    """Let another frontend build another Dockerfile."""
     given = {key: value for key, value in OPTIONS.items() if key not in ("source", "cmdline")}
     return bridge.solve(Frontend=what["to"], FrontendOpt={**given, **what["options"]})
 
 
 def collect(bridge, what):
-    """Have another frontend build for several platforms, and make one image of all results."""
+    """Let another frontend build for several platforms, and make one image of all results."""
     given = {key: value for key, value in OPTIONS.items() if key not in ("source", "cmdline")}
     found = bridge.solve(Frontend="dockerfile.v0", FrontendOpt={**given, **what["options"]})
     said = {}
@@ -265,7 +265,7 @@ def inputs(bridge, what):
 
 
 def contain(bridge, what):
-    """An image of what has happened in containers (see `containers`)."""
+    """Make an image that contains the results of operations on containers (see `containers`)."""
     said = containers.carry_out(bridge, what["steps"], Graph)
     graph = Graph()
     result = bridge.solve(Definition=graph.define(graph.file("/made", json.dumps(said, indent=1).encode())))
