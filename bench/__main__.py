@@ -1,4 +1,5 @@
-"""Runs the measures on each engine in turn, in rounds, and prints medians and ratios, most of them to dockerd."""
+"""Runs the measures in rounds. In each round, each engine is measured in turn. Prints medians and ratios; most of the ratios
+are to dockerd."""
 
 from __future__ import annotations
 
@@ -72,7 +73,8 @@ def report(one: Measure, found: dict[str, float]) -> bool:
 
 
 def engines_of(one: Measure, fleet: Mapping[str, engines.Engine]) -> list[engines.Engine]:
-    """Those that the measure compares, in order. Comparisons with dockerd include the engines that options have added."""
+    """The engines that the measure compares, in order. A comparison with dockerd also includes the engines that command-line
+    options have added."""
     more = [name for name in fleet if name in _MORE] if one.engines[0] == "dockerd" else []
     return [fleet[name] for name in (*one.engines, *more) if name in fleet]
 

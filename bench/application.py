@@ -1,7 +1,9 @@
-"""An image like that of an application in a scripting language: 8,600 files of 187 MB in three layers, mostly small files.
+"""An image like the image of an application in a scripting language: three layers with 8,600 mostly small files, 187 MB
+together.
 
-Each `number` is another image of this kind, the same every time. Measures use a new one in each round instead of removing
-the last: ext4 passes over inodes that were deleted in the last minutes, one by one, for each file that it creates.
+Each `number` stands for another image of this kind, and a number always gives the same image. Measures do not remove the
+image of the last round, but use a new image in each round. The reason: for each file that ext4 creates, it skips all inodes
+that were deleted in the last minutes, one by one.
 """
 
 from __future__ import annotations
@@ -40,7 +42,7 @@ def _layer(chance: random.Random, directory: str, files: int, size: int, compres
 
 
 def _text(chance: random.Random, size: int) -> bytes:
-    """It compresses like program text: to about a third."""
+    """Random text. Like program text, it compresses to about a third."""
     block = chance.randbytes(min(size, 3000)).hex().encode() + b"\n"
     return (block * (size // len(block) + 1))[:size]
 
@@ -55,18 +57,18 @@ def _archive(number: int) -> IO[bytes]:
 
 
 def archive(number: int) -> IO[bytes]:
-    """The image as `docker save` wrote it before OCI layouts, to be read from its beginning."""
+    """The image in the format of `docker save` before OCI layouts. The position of the file is its beginning."""
     file = _archive(number)
     file.seek(0)
     return file
 
 
 def compressed(number: int) -> Image:
-    """The image with its layers in gzip, as a registry has it."""
+    """The image with layers that are compressed with gzip, as in a registry."""
     return image(_layers(number, "gzip"))
 
 
 def variants(number: int, count: int) -> list[Image]:
-    """Images that share the layers of `compressed`, each with a layer of its own of 2 MB in 100 files."""
+    """Images that share the layers of `compressed`. Each has an additional layer, with 2 MB in 100 files."""
     base, chance = _layers(number, "gzip"), random.Random(-number)
     return [image([*base, _layer(chance, f"srv/{number}", 100, 2_000_000, "gzip")]) for number in range(count)]

@@ -1,7 +1,6 @@
-"""Builds, with the docker client and its buildx plugin (the default builder of each engine), and with the classic endpoint.
-
-Each measure is the whole command, unless it is made with `without_client`. A directory of the context is made once for all
-engines.
+"""Measures of builds, with the docker client and its buildx plugin (the default builder of each engine), and with the
+classic endpoint. A measure is the time of the whole command, unless `without_client` is used. The directories of contexts
+are made once for all engines.
 """
 
 from __future__ import annotations
@@ -64,8 +63,9 @@ def build(engine: Engine, directory: str, *words: str, buildkit: bool = True) ->
 
 
 def without_client(measure: Callable[[Engine], float]) -> Callable[[Engine], float]:
-    """The processor time of the engine's processes instead of the time of the command, for builds that may be repeated: the
-    client takes most of the time of a build in which nothing has changed (decision 0034)."""
+    """Measure the processor time of the engine's processes instead of the time of the command. Use this only for builds that
+    may be repeated. The reason: in a build in which nothing has changed, the client takes most of the time (decision
+    0034)."""
 
     def measured(engine: Engine) -> float:
         token = _own_time.set(True)
@@ -78,7 +78,7 @@ def without_client(measure: Callable[[Engine], float]) -> Callable[[Engine], flo
 
 
 def _processor_time(engine: Engine) -> float:
-    """Seconds of all processes of the engine, and of those of their children that have ended."""
+    """Processor seconds of all processes of the engine, and of their children that have ended."""
     ticks = 0
     for pid in engine.processes():
         with suppress(OSError), open(f"/proc/{pid}/stat") as file:
@@ -87,7 +87,7 @@ def _processor_time(engine: Engine) -> float:
 
 
 def _context(dockerfile: str) -> str:
-    """A new directory with a Dockerfile. It goes with the benchmark's temporary files."""
+    """A new directory with a Dockerfile. It is removed together with the benchmark's temporary files."""
     directory = tempfile.mkdtemp(prefix="orlop-bench-build-")
     with open(f"{directory}/Dockerfile", "w") as file:
         file.write(dockerfile)
@@ -95,7 +95,7 @@ def _context(dockerfile: str) -> str:
 
 
 def _fresh() -> str:
-    """An argument that no build had before, so that its steps are not cached."""
+    """A build argument with a new value, so that the steps of the build are not cached."""
     return f"--build-arg=FRESH={os.getpid()}-{next(_count)}"
 
 
@@ -114,7 +114,7 @@ def cached_steps(engine: Engine, *, buildkit: bool = True) -> float:
 
 
 def classic_request(engine: Engine) -> float:
-    """Ten cached steps by `POST /build`, without the docker client."""
+    """A build of ten cached steps by `POST /build`, without the docker client."""
     body = io.BytesIO()
     with tarfile.open(fileobj=body, mode="w") as archive:
         member = tarfile.TarInfo("Dockerfile")
@@ -142,7 +142,7 @@ def cold_steps(engine: Engine, *, buildkit: bool = True) -> float:
 
 
 def classic(measure: Callable[..., float]) -> Callable[[Engine], float]:
-    """The same measure by `POST /build`."""
+    """The same measure with `POST /build`."""
     return lambda engine: measure(engine, buildkit=False)
 
 
@@ -178,8 +178,8 @@ def _many_files() -> str:
 
 
 def many_files(engine: Engine, *, buildkit: bool = True) -> float:
-    """A copy of the directory under another name is a context that the engine has not seen: buildx tells engines contexts
-    apart by their last name alone."""
+    """Uses a copy of the directory under another name, which is a new context for the engine: buildx identifies a context
+    only by the last component of its path."""
     directory = tempfile.mkdtemp(prefix="orlop-bench-build-")
     context = f"{directory}/context-{next(_count)}"
     try:
@@ -197,7 +197,7 @@ def many_files_again(engine: Engine, *, buildkit: bool = True) -> float:
 
 
 def copy_many(engine: Engine, *, buildkit: bool = True) -> float:
-    """The context is there; the copy into the image is new."""
+    """The engine has the context already, but the copy into the image is not cached."""
     directory = _many_files()
     with open(f"{directory}/Dockerfile", "w") as file:
         file.write(f"FROM scratch\nCOPY many /to-{next(_count)}\n")
@@ -212,7 +212,8 @@ _WORK = "RUN echo $FRESH > /out; i=0; while [ $i -lt 150000 ]; do i=$((i+1)); do
 
 
 def parallel_stages(engine: Engine) -> float:
-    """Seconds of four stages that depend on each other, over those of four that do not: how much two processors help."""
+    """The time of a build with four independent stages, compared with the time of the same stages one after another. Shows
+    the effect of two processors."""
     stages = "".join(f"FROM base AS s{number}\nARG FRESH\n{_WORK}\n" for number in range(4))
     copies = "".join(f"COPY --from=s{number} /out /{number}\n" for number in range(4))
     apart = _context(_STAGES.format(image=IMAGE, stages=stages, copies=copies))
@@ -225,7 +226,8 @@ def parallel_stages(engine: Engine) -> float:
 
 
 def export_large(engine: Engine, *, buildkit: bool = True) -> float:
-    """A step that writes 500 MB, and the image of it. busybox needs 3.3 s for the bytes (decision 0034)."""
+    """A build with a step that writes 500 MB, including its image. busybox needs 3.3 s to write the bytes (decision
+    0034)."""
     directory = _context(f"FROM {IMAGE}\nARG FRESH\nRUN echo $FRESH; head -c 500000000 /dev/urandom > /big\n")
     try:
         return build(engine, directory, _fresh(), buildkit=buildkit)
@@ -234,7 +236,7 @@ def export_large(engine: Engine, *, buildkit: bool = True) -> float:
 
 
 def _started_again(engine: Engine) -> int:
-    """Start the engine again, so that it has no builder process. Returns its pid when its start is over."""
+    """Restart the engine, so that it has no builder process. Returns the engine's pid when the start is complete."""
     engine.stop()
     engine.start()
     assert engine.process is not None
@@ -257,7 +259,8 @@ def builder_peak(engine: Engine) -> float:
 
 
 def daemon_growth(engine: Engine) -> float:
-    """How much the daemon's RSS grows by its first builds. One that has built before loads a part at its start."""
+    """The growth of the daemon's RSS during its first builds. The daemon must be new: if a daemon has built before, the next
+    one loads a part of the builder at its start."""
     engine.docker("image", "rm", "-f", _NAME)
     engine.docker("image", "prune", "-f")
     engine.docker("builder", "prune", "-af")

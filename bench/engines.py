@@ -1,5 +1,5 @@
-"""The engines to compare: each is started with its own roots and socket, and everything it made is removed at the end. Data
-roots are on disk, unless they are asked for in memory, and exec roots in memory, like /var/lib and /run on servers.
+"""The engines to compare. Each engine has its own roots and socket, and all its files are removed at the end. As on servers,
+data roots are on disk (like /var/lib), and exec roots in memory (like /run). An option moves data roots to memory, too.
 """
 
 from __future__ import annotations
@@ -95,11 +95,11 @@ class Engine:
             connection.close()
 
     def docker(self, *words: str, **more: object) -> subprocess.CompletedProcess[bytes]:
-        """Run the docker client against this engine."""
+        """Run the docker client with this engine."""
         return self._run("docker", words, more)
 
     def own(self, *words: str, **more: object) -> subprocess.CompletedProcess[bytes]:
-        """Run the engine's own client against it."""
+        """Run the engine's own client with this engine."""
         return self._run(self.client, words, more)
 
     def _run(self, client: str, words: tuple[str, ...], more: dict[str, object]) -> subprocess.CompletedProcess[bytes]:
@@ -111,7 +111,7 @@ class Engine:
         return done  # type: ignore[no-any-return]
 
     def processes(self) -> list[int]:
-        """Pids of the engine's processes: its process tree, and monitors or shims outside of it."""
+        """Pids of the engine's processes: its process tree, and the monitors or shims that are not in this tree."""
         assert self.process is not None
         parents: dict[int, int] = {}
         commands: dict[int, str] = {}

@@ -55,14 +55,15 @@ _rounds: Counter[tuple[str, str]] = Counter()
 
 
 def number_of(engine: Engine, measure: str) -> int:
-    """The number of the image for the next round of a measure: no other has it, but every engine gets the same."""
+    """The number of the image for the next round of a measure. All engines get the same number; no other round or measure
+    uses it."""
     _rounds[engine.name, measure] += 1
     return _ROUNDS * _MEASURES.index(measure) + _rounds[engine.name, measure]
 
 
 def load(engine: Engine) -> float:
     archive = application.archive(number_of(engine, "load"))
-    os.sync()  # what earlier measures wrote
+    os.sync()  # writes the data of earlier measures to the disk
     return timed(lambda: engine.docker("load", "-q", stdin=archive))
 
 
@@ -86,7 +87,8 @@ def pull(engine: Engine) -> float:
 
 
 def unpack_alone(engine: Engine) -> float:
-    """What a pull cannot do without: decompress the layers of the same image and hash what comes out, here on one thread."""
+    """The work that every pull must do: decompress the layers of the same image, and hash the result. Here one thread does
+    this work."""
     layers = [part.data for part in application.compressed(_ROUNDS * _MEASURES.index("pull") + 1).layers]
     return timed(lambda: [hashlib.sha256(igzip.decompress(data)).digest() for data in layers])  # type: ignore[no-untyped-call]
 
@@ -111,7 +113,7 @@ def pull_ten(engine: Engine) -> float:
 
 
 def push(engine: Engine) -> float:
-    """A new image: no push has compressed its layers."""
+    """Push a new image, whose layers no earlier push has compressed."""
     number = number_of(engine, "push")
     engine.docker("load", "-q", stdin=application.archive(number))
     with running() as empty:
@@ -140,7 +142,7 @@ def push_again(engine: Engine) -> float:
 
 
 def push_request(engine: Engine) -> float:
-    """Without the client, which takes half of the command's time."""
+    """A push without the client, because the client takes half of the command's time."""
     name, connection = _pushed_by(engine), Connection(engine.socket)
 
     def ask(times: int) -> None:

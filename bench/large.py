@@ -1,5 +1,5 @@
-"""Peaks of memory while a layer of 2 GB is loaded, saved, pushed, pulled and committed: how much the daemon grows from being
-idle, and the workers that it starts."""
+"""Peaks of memory while a layer of 2 GB is loaded, saved, pushed, pulled and committed: the growth of an idle daemon, and
+the memory of the workers that it starts."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ _COMMANDS = ("orlop-unpack", "mkfs.erofs")
 
 
 class _Hashed(io.RawIOBase):
-    """Writes to a file, and hashes."""
+    """Writes data to a file, and hashes the data."""
 
     def __init__(self, file: IO[bytes]) -> None:
         self.file, self.hash = file, hashlib.sha256()
@@ -41,7 +41,7 @@ class _Hashed(io.RawIOBase):
 
 
 class _Repeated(io.RawIOBase):
-    """A block over and over."""
+    """A file that repeats one block."""
 
     def __init__(self, block: bytes) -> None:
         self._block = block
@@ -95,7 +95,8 @@ def status(pid: int, field: str) -> float:
 
 
 def settled(pid: int) -> float:
-    """The RSS of a daemon that has ended what it does after its start: it has not changed for a second."""
+    """The RSS of a daemon that has completed the work after its start. This is assumed when the RSS has not changed for a
+    second."""
     before = 0.0
     while (now := status(pid, "VmRSS")) != before:
         before = now
@@ -105,7 +106,8 @@ def settled(pid: int) -> float:
 
 @dataclass
 class Peaks:
-    """In MB. `growth`: of the daemon, from being idle. `workers`: the highest RSS of each program."""
+    """Values in MB. `growth` is the growth of the daemon, compared with its idle state. `workers` has the highest RSS of
+    each program."""
 
     growth: float = 0.0
     workers: dict[str, float] = field(default_factory=dict)
@@ -127,7 +129,7 @@ def _watched(pid: int, idle: float) -> Iterator[Peaks]:
                     continue
 
     with open(f"/proc/{pid}/clear_refs", "w") as file:
-        file.write("5")  # proc_pid_clear_refs(5): the peak begins anew
+        file.write("5")  # resets the peak (proc_pid_clear_refs(5))
     watcher = threading.Thread(target=sample)
     watcher.start()
     try:
@@ -178,7 +180,7 @@ def _container(engine: Engine) -> Iterator[None]:
 
 @cache
 def _measured(engine: Engine) -> Mapping[str, Peaks]:
-    """Peaks by direction, of a new daemon."""
+    """Start a new daemon, and measure its peaks for each operation."""
     found: dict[str, Peaks] = {}
     engine.stop()
     engine.start()
@@ -206,7 +208,7 @@ def _measured(engine: Engine) -> Mapping[str, Peaks]:
 
 
 def growth(engine: Engine) -> float:
-    """How much the daemon grows, at most."""
+    """The largest growth of the daemon."""
     return max(peaks.growth for peaks in _measured(engine).values())
 
 

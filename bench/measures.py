@@ -1,4 +1,4 @@
-"""The measures. Each takes an engine and returns seconds (or MB, where its row says so)."""
+"""The measures. Each is a function that gets an engine and returns seconds, or MB if the row of the measure says so."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ _LINE = "abcdefghijklmnopqrstuvwxyz0123456789abcdefghijklmnopqrstuvwxyz0"
 
 @dataclass(frozen=True)
 class Measure:
-    """`bound` is the highest accepted ratio of the last of `engines` to the first; for memory the megabytes, and for the
-    unit "x" the engine's own figure. `rounds` is the number of measurements per engine."""
+    """`bound` is the highest accepted ratio of the last of `engines` to the first of them. For memory, it is a number of
+    megabytes; for the unit "x", it is a bound for Orlop's own value. `rounds` is the number of measurements per engine."""
 
     key: str
     label: str
@@ -123,7 +123,7 @@ def _keep_alive(engine: Engine, path: str, times: int) -> float:
 
 
 def with_fifty(measure: Callable[[Engine], float]) -> Callable[[Engine], float]:
-    """Measure while fifty containers run; they stay for later measures that need them."""
+    """Measure while fifty containers run. The containers stay for later measures that need them."""
 
     def measured(engine: Engine) -> float:
         have = len(json.loads(engine.get("/containers/json")))
@@ -147,7 +147,7 @@ def ps_fifty(engine: Engine) -> float:
 
 
 def stats_fifty(engine: Engine) -> float:
-    """The client itself waits half a second, which counts for both engines."""
+    """The client itself waits for half a second; with both engines, this is part of the time."""
     return timed(lambda: engine.docker("stats", "--no-stream"))
 
 
@@ -172,7 +172,7 @@ def write_lines(engine: Engine) -> float:
 
 
 def write_to_syslog(engine: Engine) -> float:
-    """To a service that only counts: its speed is not what is measured."""
+    """Writes to a service that only counts lines, so that the speed of the service does not matter."""
     script = f"yes {_LINE} | head -n {LINES}"
     with RecordingService("tcp", keeps=False) as service:
         options = ("--log-driver=syslog", f"--log-opt=syslog-address={service.address}")
@@ -220,7 +220,8 @@ _FILES = (
 
 
 def with_files(*words: str) -> Callable[[Engine], float]:
-    """A command that reads files of a running container and writes to /dev/null, to leave the client's work out."""
+    """A command that reads files of a running container, and writes them to /dev/null, so that the client has little
+    work."""
 
     def measured(engine: Engine) -> float:
         if not json.loads(engine.get('/containers/json?filters={"name":{"files":true}}')):
@@ -234,7 +235,7 @@ def with_files(*words: str) -> Callable[[Engine], float]:
 
 
 def by_both_clients(*words: str) -> Callable[[Engine], float]:
-    """The time of a command of orlop in relation to docker's, both on the same engine."""
+    """The time of a command of orlop, divided by the time of the same command of docker, both with the same engine."""
 
     def measured(engine: Engine) -> float:
         theirs, ours = [], []

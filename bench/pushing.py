@@ -24,7 +24,7 @@ def _large_image() -> bytes:
 
 @contextmanager
 def to_push(engine: Engine) -> Iterator[str]:
-    """The name of the image at a new, empty registry. It is loaded anew: no push has compressed its layer."""
+    """Load the image again, so that no push has compressed its layer. Returns its name at a new, empty registry."""
     engine.docker("load", input=_large_image(), stdin=None)
     with running() as registry:
         name = f"{registry.host}/large"

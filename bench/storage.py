@@ -1,4 +1,4 @@
-"""`python -m bench.storage`: storage drivers of Orlop side by side, in rounds: medians, and ratios to the first driver.
+"""`python -m bench.storage`: compares storage drivers of Orlop, in rounds. Prints medians, and ratios to the first driver.
 
 The image has 14,700 files of 355 MB in two layers on top of busybox, and is pulled from a registry on this machine.
 """
@@ -25,12 +25,13 @@ from .engines import timed as _timed
 
 __all__ = ["pull", "remove", "start"]
 
-_LAYERS = ((200, 50), (100, 47))  # directories, files in each
+_LAYERS = ((200, 50), (100, 47))  # the number of directories, and the number of files in each
 _BYTES = 355 << 20
 
 
 def _image(number: int = 1) -> Image:
-    """Half of each file is random: the layers compress to about 52 %. Each `number` is another image (see `application`)."""
+    """Half of each file is random, so the layers compress to about 52 %. Each `number` stands for another image (see
+    `application`)."""
     dice = random.Random(number)
     count = sum(directories * files for directories, files in _LAYERS)
     layers = [layer(busybox())]
@@ -93,7 +94,7 @@ def start(engine: Engine) -> float:
 
 @dataclass
 class Round:
-    """The measures of one round of one driver, in ms, or MB where the label says so."""
+    """The measures of one round with one driver, in ms, or in MB if the label says so."""
 
     engine: Engine
     name: str

@@ -1,1 +1,2 @@
-"""`./dev demo`: the main use of a container engine, from an empty machine to a served page, with cleanup."""
+"""`./dev demo`: shows the main use of a container engine, from an empty machine to a web page that nginx serves, and cleans
+up."""

@@ -23,7 +23,7 @@ from tests import registry
 from . import images
 
 BIN = os.path.join(sys.prefix, "bin")
-# At most what root may set on this machine: some sandboxes lack CAP_SYS_RESOURCE.
+# Not more than root may set on this machine: in some sandboxes, root lacks CAP_SYS_RESOURCE.
 FILES = min(64000, resource.getrlimit(resource.RLIMIT_NOFILE)[1])
 CONFIG = {
     "log-driver": "json-file",
@@ -97,7 +97,7 @@ def fetch(port: int, path: str = "/") -> str:
 
 @contextmanager
 def visitor(port: int) -> Iterator[list[str]]:
-    """Fetch the page continuously in the background; failures are added to the list."""
+    """Fetch the page again and again in the background. Failures are added to the list."""
     failures: list[str] = []
     count, stop = [0], threading.Event()
 
@@ -194,7 +194,8 @@ def check_log(daemon: Daemon) -> None:
 
 
 def host_objects(top: str) -> set[str]:
-    """Objects that an engine could leave on the host: its processes and mounts, links, firewall tables, cgroups."""
+    """Objects that an engine could leave on the host: processes and mounts of the engine, links, firewall tables,
+    cgroups."""
     found = {f"network link {name}" for name in os.listdir("/sys/class/net")}
     found |= {f"cgroup {path}" for path in glob.glob("/sys/fs/cgroup/*/") + glob.glob("/sys/fs/cgroup/*/*/")}
     tables = subprocess.run(["nft", "list", "tables"], capture_output=True, text=True).stdout

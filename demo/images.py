@@ -1,4 +1,5 @@
-"""The demo's images, made from Debian's packages: busybox, and Debian with nginx. Cached beside the virtual environment."""
+"""The demo's images, made from Debian's packages: busybox, and Debian with nginx. The images are cached next to the virtual
+environment."""
 
 from __future__ import annotations
 
@@ -36,7 +37,7 @@ def busybox_image() -> Image:
 
 
 def _sources(codename: str) -> str:
-    """This machine's package sources for its release, so that the demo contacts no other servers."""
+    """The package sources that this machine uses for its release, so that the demo contacts no other servers."""
     kept = []
     for path in sorted(glob.glob("/etc/apt/sources.list") + glob.glob("/etc/apt/sources.list.d/*")):
         with open(path) as file:

@@ -1,7 +1,8 @@
-"""A metadata hook of hatchling: what the metapackage `orlop` depends on, which is every distribution of this checkout.
+"""A metadata hook of hatchling. It sets the dependencies of the metapackage `orlop`: all distributions of this checkout.
 
-Built from the checkout, as by `pip install .`, it refers to their directories, so that pip builds and installs them as well.
-With ORLOP_RELEASE=1, as `./dev package wheels` builds it, it names each at its own version, and pip finds them beside it.
+If the metapackage is built from the checkout (`pip install .`), the dependencies are directories, so that pip builds and
+installs them, too. With ORLOP_RELEASE=1 (`./dev package wheels`), the dependencies are names with exact versions, and pip
+finds the wheels in the same directory.
 """
 
 from __future__ import annotations

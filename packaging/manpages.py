@@ -1,6 +1,7 @@
 """Writes man pages into a directory: `python packaging/manpages.py DIRECTORY`.
 
-They say what `--help` says, in the same order: orlop(1), orlop-run(1), orlop-network-create(1) and so on, and orlopd(8).
+The pages contain the same text as `--help`, in the same order. The pages are orlop(1), orlop-run(1), orlop-network-create(1)
+and so on, and orlopd(8).
 """
 
 from __future__ import annotations
@@ -61,7 +62,7 @@ def _summary(command: click.Command) -> str:
 
 
 def daemon_page() -> str:
-    """orlopd(8): its help text, as it stands."""
+    """The page orlopd(8), which is the help text, unchanged."""
     text = help_of(["--help"]).strip().splitlines()
     title = f'.TH ORLOPD 8 "" "Orlop {__version__}" "Orlop"'
     head = [title, ".SH NAME", "orlopd \\- container engine with the Docker Engine API"]
@@ -79,7 +80,8 @@ def main() -> None:
     directory = Path(sys.argv[1])
     for section in ("man1", "man8"):
         (directory / section).mkdir(parents=True, exist_ok=True)
-    os.environ["DOCKER_BUILDKIT"] = "0"  # otherwise `build` is that of docker's plugin, where it is installed
+    # without this, `build` is the command of docker's plugin, if the plugin is installed
+    os.environ["DOCKER_BUILDKIT"] = "0"
     (directory / "man8/orlopd.8.gz").write_bytes(gzip.compress(daemon_page().encode(), mtime=0))
     for context in commands(click.Context(root, info_name="orlop")):
         file = directory / "man1" / f"{context.command_path.replace(' ', '-')}.1.gz"

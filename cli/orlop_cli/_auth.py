@@ -37,7 +37,8 @@ def helper_of(key: str) -> str:
 
 
 def lookup(key: str, missing_helper_ok: bool = False) -> dict[str, str] | None:
-    """The stored credentials of a registry. A helper that is not installed is an error, or means that none are stored."""
+    """The stored credentials of a registry. If the helper is not installed, this is an error, unless `missing_helper_ok` is
+    set: then the registry has no stored credentials."""
     helper = helper_of(key)
     if not helper:
         return _stored(_config.member(_config.table("auths"), key, dict))

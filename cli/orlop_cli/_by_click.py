@@ -6,7 +6,7 @@ from __future__ import annotations
 import os
 import sys
 
-if sys.flags.no_site:  # set by the script of the Debian package; `site` finds the commands of other packages
+if sys.flags.no_site:  # the script of the Debian package sets this flag; `site` is needed to find commands of other packages
     import site
 
     site.main()

@@ -23,7 +23,8 @@ __all__ = ["SILENT", "Definition", "Flag", "command", "complain", "each", "fail"
 
 
 class Flag:
-    """A flag: its spellings, the name of the function's argument for its value, and the other arguments of click.Option."""
+    """A flag of a command: its spellings, the function's argument that gets its value, and further arguments of
+    click.Option."""
 
     __slots__ = ("kwargs", "name", "opts", "repeated", "section", "switch", "twin")
 

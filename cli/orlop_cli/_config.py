@@ -27,7 +27,8 @@ _loaded: dict[str, dict[str, Any]] = {}
 
 
 def load() -> dict[str, Any]:
-    """The file's content, which is read once; {} if the file does not exist or cannot be read, with a warning."""
+    """The file's content, which is read only once. It is {} if the file does not exist. If the file cannot be read, a
+    warning is printed, and the content is {}."""
     path = file_path()
     if path not in _loaded:
         try:

@@ -1,7 +1,6 @@
-"""Parses command lines without errors: known flags, and the right number of arguments.
-
-For all other command lines, such as --help or an unknown flag, the functions return None. Then click parses the words again,
-because click prints help and error messages. A test compares the results with click's.
+"""Parses correct command lines, which have only known flags and the right number of arguments. For all other command lines
+(for example with --help or an unknown flag), the functions return None. Then click parses the words again, and prints the
+help or the error message. A test compares the results with click's.
 """
 
 from __future__ import annotations
@@ -107,7 +106,8 @@ def _letters(known: dict[str, Flag], word: str, following: str | None, given: di
 
 
 def _take(flag: Flag, value: str | None, given: dict[str, Any]) -> bool:
-    """Store a value; None means a switch without a value. Returns False if the value is invalid or has a type of click."""
+    """Store the value of a flag. `value` is None for a switch without a value. Returns False if the value is invalid, or if
+    only click can parse its type."""
     kind = flag.kwargs.get("type")
     try:
         if flag.switch:

@@ -61,8 +61,8 @@ def installed() -> list[str]:
 
 
 def command(name: str, plugin: str, *before: str) -> click.Command | None:
-    """A command that runs the plugin with the words of `before`, and then all words after the command's name. Returns None
-    if the plugin is not installed."""
+    """A command that runs the plugin. The plugin's arguments are the words in `before`, and then all words after the
+    command's name. Returns None if the plugin is not installed."""
     path = find(plugin)
     if path is None:
         return None

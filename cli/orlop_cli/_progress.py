@@ -1,4 +1,5 @@
-"""JSON progress of pull, push, load and import: one live line per layer on a terminal, plain lines elsewhere.
+"""Shows the JSON progress of pull, push, load and import. On a terminal, each layer has one line, which is updated; in other
+outputs, plain lines are written.
 
 Only the records show whether the operation has succeeded, because the status 200 is sent before the operation begins.
 """

@@ -51,8 +51,8 @@ class Session:
         return "default" if self._host else contexts.current(self.context)[0]
 
     def _selected(self) -> Context | None:
-        """The selected context. Raises CliError if it does not exist, because a context means another daemon, and commands
-        such as `rm` must not be sent to this daemon."""
+        """The selected context. Raises CliError if the context does not exist. The default daemon is not used instead,
+        because a command such as `rm` was meant for the daemon of the context."""
         if self._stored is None and self.context_name != contexts.DEFAULT:
             try:
                 self._stored = contexts.read(self.context_name)

@@ -27,7 +27,7 @@ def near(name: str, known: Iterable[str], prefix: str = "") -> str:
 
 
 def name_hint(error: CliError) -> str:
-    """The question for an error about an object that does not exist; "" if there is none, or if the daemon does not
+    """The question for an error about an object that does not exist. "" if no similar name exists, or if the daemon does not
     answer."""
     match = _MISSING.search(error.message)
     if match is None or error.source is None:

@@ -48,7 +48,7 @@ P = ParamSpec("P")
 
 DEADLINE = float(os.environ.get("ORLOP_DRIVER_TIMEOUT", "60"))  # seconds; tests of plugins that hang set it
 SYNCHRONOUS = min(5.0, DEADLINE)  # this is long, because on a busy machine the daemon may not run for a second
-THREADS = 20  # synchronous calls of a plugin at the same time, abandoned ones included
+THREADS = 20  # limit of synchronous calls of a plugin that run at the same time, including abandoned calls
 MISSES = 3
 SHORTEST_DELAY = 1.0
 LONGEST_DELAY = 60.0
@@ -171,7 +171,8 @@ class Gate:
         return value
 
     def late(self, verb: str, seconds: float) -> DeadlineExceeded:
-        """Count a missed deadline of `call_now`, whose caller has one of its own. Returns the caller's error."""
+        """Count a missed deadline of `call_now`, in which the caller measures the deadline. Returns the error for the
+        caller."""
         self._miss(False)
         return DeadlineExceeded(f"cannot {verb}: {self.label} gave no answer in {seconds:g} s")
 
@@ -219,12 +220,13 @@ class Gate:
         """Run an import or a factory on a thread, which is abandoned at the deadline or when the caller is cancelled."""
         making = _Work(self, f"cannot use {self.label}", work)
         trial = self._admit("use it")
-        # A limiter of its own, so that other threads that hang do not use it up
+        # A separate limiter, so that hanging threads of other calls cannot use it up
         late = await self._run(making, self.seconds, trial, trio.CapacityLimiter(1))
         return self._made(making, trial, self.seconds if late else 0.0)
 
     def make_blocking(self, work: Callable[[], T], seconds: float) -> T:
-        """Like `make`, for the start of the daemon, before its event loop serves: blocks for at most `seconds`."""
+        """Like `make`, but blocks for at most `seconds`. Used at the start of the daemon, before the event loop serves
+        clients."""
         making = _Work(self, f"cannot use {self.label}", work)
         trial = self._admit("use it")
         try:
@@ -336,7 +338,8 @@ class _Call:
                 else:
                     self.value = await loop.call(self._method, self._args, self._kwargs)
                 self.answered = True
-        except BaseException as error:  # the scope catches its own cancellation; all other exceptions come from the plugin
+        # the cancel scope has caught its own cancellation, so this exception comes from the plugin
+        except BaseException as error:
             self.error = error
         self.ended = True
         if self._waiter is not None:
@@ -347,8 +350,8 @@ class _Call:
             _log.info("%s was abandoned and has now ended; its answer is discarded", self)
 
     async def wait(self) -> None:
-        """Wait until the call has ended. Supports only one waiting task. This restriction makes it twice as fast as a
-        `trio.Event`."""
+        """Wait until the call has ended. Supports only one waiting task. Because of this restriction, it is twice as fast as
+        a `trio.Event`."""
         if self.ended:
             return
 
@@ -451,7 +454,8 @@ def _properties(plugin: object, implemented: tuple[type, ...]) -> dict[str, Any]
 
 
 def _checked(gate: Gate, verb: str, value: Any, member: Callable[..., Any]) -> Any:
-    """The value, if it has the type that the Protocol says; guarded, if that type is a Protocol."""
+    """Check that the value has the type that the Protocol declares, and return the value. If this type is a Protocol, the
+    value is guarded."""
     wanted, hint = protocols.checkable(member), protocols.returned(member)
     if wanted is not None and not isinstance(value, wanted):
         gate.failures["exception"] += 1

@@ -106,7 +106,7 @@ def describe_timeout(command: Command) -> str:
 
 
 def describe(command: Command, outcome: Outcome) -> str:
-    """One line for an error message: the command, how it ended, and the end of its output."""
+    """One line for an error message: the command, its exit code or signal, and the last part of its output."""
     how = f"signal {-outcome.status}" if outcome.status < 0 else f"exit status {outcome.status}"
     what = describe_timeout(command) if outcome.timed_out else f"{os.path.basename(command.argv[0])}: {how}"
     complaint = (outcome.stderr or outcome.stdout)[-4096:].decode("utf-8", "replace").strip()

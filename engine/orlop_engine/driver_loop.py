@@ -1,11 +1,12 @@
-"""Event loops of plugins that other authors wrote: their async methods run in a trio loop on a thread of the plugin's own.
+"""Event loops for plugins of other authors: the async methods of such a plugin run in a trio loop on a separate thread.
 
-An async method that blocks (`time.sleep` in `attach`) then stops the other calls of its plugin only. A call here is
+If an async method blocks (`time.sleep` in `attach`), only other calls of the same plugin are delayed. A call here is
 cancelled as on the daemon's loop; `calls.Gate` adds the deadline, and abandons a call that does not end. The drivers of this
-project run on the daemon's loop, because the test suite fails if one of them blocks it, and a thread costs 0.1 ms a call.
+project run on the daemon's loop. The test suite makes sure that they do not block it, and a separate thread would cost 0.1
+ms for each call.
 
-A `DriverLoop` owns its thread, which lives as long as the process. If plugin code ends the loop (by raising in a system
-task), the next call starts another one.
+A `DriverLoop` owns its thread, which runs until the process ends. If code of the plugin ends the loop (by an exception in a
+system task), the next call starts another loop.
 """
 
 from __future__ import annotations

@@ -322,7 +322,7 @@ class Execs:
 
     def reconcile(self, container: Container, status: Status, asked_at: float) -> None:
         """After a reconnect, end execs that are missing in the monitor's status, because the monitor does not report their
-        exits again. An exec that began after `asked_at` stays, because it may not be in the status yet."""
+        exits again. An exec that began after `asked_at` is not ended, because the status may not contain it yet."""
         for exec_id in list(container.execs - status.execs.keys()):
             if (state := self.index.get(exec_id)) is not None and state.begun_at < asked_at:
                 self._end(state, status.unreported_exits.get(exec_id, UNKNOWN_EXIT))
@@ -346,7 +346,7 @@ class Execs:
 
 
 def _attachment(config: ExecConfig, framed: bool | None) -> Attach | None:
-    """The streams to attach; None when the client wants none."""
+    """The streams to attach; None if the client asks for no stream."""
     if not (config.attach_stdin or config.attach_stdout or config.attach_stderr):
         return None
     return Attach(

@@ -11,8 +11,8 @@ _INITS = ("docker-init", "tini-static", "tini", "catatonit")
 
 
 def find_init(configured: str) -> str:
-    """The path of the configured init program. If none is configured, the path of the first known init program that is
-    installed; "" if none is installed."""
+    """The path of the init program: the configured path, or, if no path is configured, the path of the first known init
+    program that is installed. "" if none is installed."""
     names = (configured,) if configured else _INITS
     return next((found for name in names if (found := shutil.which(name))), "")
 

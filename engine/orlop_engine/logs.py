@@ -281,7 +281,7 @@ class LogStream:
             await _close(self._lease)
 
     def _is_over(self) -> bool:
-        """Whether no more data can follow: without `follow`, after the container's exit, or after `until`."""
+        """Whether no more data can follow. This is so without `follow`, after the container's exit, and after `until`."""
         until = self._request.until_ns
         return self._ended is None or self._ended.is_set() or bool(until and time.time_ns() > until)
 

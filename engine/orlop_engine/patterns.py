@@ -22,7 +22,8 @@ _PIECE = re.compile(r"\\.|\[\^?\]?(?:\\.|[^\]\\])*\]|\(\?[^):=!<P]*:?|\{\d*,?\d*
 def _is_costly(text: str) -> bool:
     """Whether an ambiguous group is repeated, or the number of attempts is too large."""
     repeats = optional = 0
-    groups = [False]  # for each open group (the innermost last), whether it can match in more than one way
+    # one item for each open group, the innermost group last: whether the group can match in more than one way
+    groups = [False]
     closed = False  # whether the previous piece closed an ambiguous group
     for piece in _PIECE.findall(text):
         if piece == ")" and len(groups) > 1:

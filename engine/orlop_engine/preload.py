@@ -19,7 +19,8 @@ __all__ = ["MODULES", "run"]
 
 _LATER = 0.02  # seconds to wait, so that clients that waited for the daemon are answered first
 
-# A module comes before the modules in this list that import it, so that no step blocks the event loop for long
+# If a module in this list imports another one, the imported module comes first, so that no step blocks the event loop for
+# long
 MODULES = (
     "orlop_engine.spec.host",
     "orlop_engine.spec.security",

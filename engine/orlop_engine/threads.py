@@ -14,7 +14,8 @@ import trio
 __all__ = ["Abandonable"]
 
 T = TypeVar("T")
-_STUCK = 0.5  # seconds after which a call is treated as stuck; such a call waits for a device, so another call may run
+# seconds after which a call is treated as stuck; it then waits for a device and does not compute, so another call may run
+_STUCK = 0.5
 
 
 class Abandonable:

@@ -1,4 +1,4 @@
-"""The daemon's side of unpacking: start a worker through the zygote, send it data, read its answers.
+"""The daemon's side of unpacking. It starts a worker through the zygote, sends data to the worker, and reads the answers.
 
 A worker exists only during one call. When the call returns, raises or is cancelled, the worker is dead, so the caller may
 remove or commit the snapshot immediately. After a crash, only the active snapshot must be removed.

@@ -50,9 +50,9 @@ class Upload:
 
 
 class Receiving(Hostile):
-    """`blobs` and `manifests` are the registry's content, by repository. `uploads` are unfinished. `mounts`: whether the
-    registry mounts blobs of other repositories. `headers`: by method, headers for the next answer. `reached` is set when a
-    request hangs."""
+    """`blobs` and `manifests` map each repository to its content. `uploads` contains unfinished uploads. If `mounts` is
+    true, the registry mounts blobs of other repositories. `headers` maps a method to the headers of the next answer.
+    `reached` is set when a request hangs."""
 
     def __init__(self) -> None:
         super().__init__()

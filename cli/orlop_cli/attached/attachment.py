@@ -119,4 +119,4 @@ class Attachment:
                     return
             self._stream.shutdown(_socket.SHUT_WR)
         except OSError:
-            pass  # the other side has ended, or stdin is closed; run() ends at EOF of the output
+            pass  # the daemon has closed the stream, or stdin is closed; run() ends at EOF of the output

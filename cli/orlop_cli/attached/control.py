@@ -32,8 +32,8 @@ def resize_now(engine: Engine, path: str) -> bool:
 
 
 class control:  # noqa: N801 - used as a function; contextlib takes 4 ms to import
-    """During the block, signals are forwarded to `path`/kill, and the size is sent to `path`/resize after a SIGWINCH.
-    Signals that are not forwarded and that end the process do this after the terminal has been restored."""
+    """During the block, signals are forwarded to `path`/kill, and the size is sent to `path`/resize after a SIGWINCH. If a
+    signal that is not forwarded ends the process, the terminal is restored first."""
 
     def __init__(self, engine: Engine, path: str, forward: bool, tty: bool) -> None:
         self._thread: SignalThread | None = None

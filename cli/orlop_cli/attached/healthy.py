@@ -20,8 +20,8 @@ INTERVAL = 0.2  # probes are seconds apart
 
 
 def wait_for_all(engine: Engine, names: Sequence[str], seconds: float | None) -> None:
-    """Wait for the containers one after another, and print their names. The time limit is for all of them together; None
-    means no limit. Raises Exit(1) if a container did not become healthy."""
+    """Wait for the containers one after another, and print their names. `seconds` is the time limit for all containers
+    together; None means no limit. Raises Exit(1) if a container did not become healthy."""
     end = None if seconds is None else time.monotonic() + seconds
     failed = False
     for name in names:
@@ -37,8 +37,8 @@ def wait_for_all(engine: Engine, names: Sequence[str], seconds: float | None) ->
 
 
 def until_healthy(engine: Engine, name: str, end: float | None) -> None:
-    """Return when the container is healthy. Raises CliError if it ends, is unhealthy or has no health check, and at the
-    time `end` of the monotonic clock."""
+    """Return when the container is healthy. Raises CliError if the container ends, is unhealthy or has no health check, or
+    if the monotonic clock reaches `end`."""
     path = f"/containers/{segment(name)}/json"
     while True:
         state = engine.get(path)["State"]

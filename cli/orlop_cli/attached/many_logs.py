@@ -61,7 +61,8 @@ class Inbox:
             self._changed.notify_all()
 
     def take(self) -> list[tuple[int, Line]] | None:
-        """Wait for lines, and return all lines that can be printed now, in the order of time; None after the last one."""
+        """Wait for lines, and return all lines that can be printed now, in the order of time. Returns None after the last
+        line."""
         with self._changed:
             while True:
                 taken: list[tuple[int, Line]] = []
@@ -86,7 +87,8 @@ class Inbox:
         return source if complete or late or full else None
 
     def _patience(self) -> float | None:
-        """Seconds until the next line is printed even if no other line arrives; None for no limit."""
+        """The number of seconds after which the next line is printed, even if no other line has arrived. None means no
+        limit."""
         arrived = [lines[0].arrived for lines in self._waiting if lines]
         if self._hold is None or not arrived:
             return None

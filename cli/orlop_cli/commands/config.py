@@ -32,8 +32,8 @@ def _running(session: Session) -> Found:
 
 
 def _offline() -> Found | None:
-    """The configuration with which a daemon on this machine starts, from the `orlopd` next to this program or on PATH. None
-    if there is no `orlopd`."""
+    """The configuration with which a daemon on this machine would start. The program `orlopd`, next to this program or on
+    PATH, prints it. None if there is no `orlopd`."""
     beside = os.path.join(os.path.dirname(os.path.abspath(sys.argv[0])), "orlopd")
     program = beside if os.access(beside, os.X_OK) else shutil.which("orlopd")
     if program is None:

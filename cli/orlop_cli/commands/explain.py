@@ -76,7 +76,7 @@ def _report(engine: Engine, kind: str, found: dict[str, Any]) -> Explanation:
 def _port(
     engine: Engine, found: dict[str, Any], everything: list[dict[str, Any]], port: int, protocol: str, inner: str
 ) -> container.PortUse:
-    """The containers that publish a port; if no container does, the processes that hold it."""
+    """The containers that publish a port. If no container publishes the port, the processes that use it."""
     if found["State"]["Running"]:
         return container.PortUse(port, protocol, inner, ())
     publishing = [

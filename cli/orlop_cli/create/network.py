@@ -1,4 +1,5 @@
-"""Networks of a new container: --network with its long form, aliases, addresses; NetworkMode and EndpointsConfig."""
+"""Networks of a new container: converts --network (also in its long form), aliases and addresses to NetworkMode and
+EndpointsConfig."""
 
 from __future__ import annotations
 

@@ -148,7 +148,7 @@ _SECURITY: list[Decorator] = [
     _text("--isolation", section=SECURITY, help="Container isolation technology"),
 ]
 
-# Flags of docker that have no effect on Linux, or none any more.
+# Flags of docker that have no effect on Linux, or that have lost their effect.
 _IGNORED: list[Decorator] = [
     option("--cpu-count", type=INT, hidden=True, help="Accepted and ignored: for Windows"),
     option("--cpu-percent", type=INT, hidden=True, help="Accepted and ignored: for Windows"),

@@ -78,7 +78,7 @@ def file_lines(path: str) -> list[str]:
     except UnicodeDecodeError:
         raise bad(f"invalid file {path}: not UTF-8") from None
     found: list[str] = []
-    for line in text.split("\n"):  # not splitlines(), because it also splits at form feeds, which values may contain
+    for line in text.split("\n"):  # splitlines() is not used, because it also splits at form feeds, which values may contain
         line = line.removesuffix("\r").lstrip()
         if not line or line.startswith("#"):
             continue

@@ -73,7 +73,7 @@ class Engine:
         return self._server
 
     def negotiate(self) -> None:
-        """Settle the version before a request that cannot be repeated (its body is read from a pipe)."""
+        """Negotiate the version before a request that cannot be repeated, because its body is read from a pipe."""
         if not self.pinned:
             self.version = min(max(BASE_API, self.version), self.server_version())
 
@@ -214,7 +214,8 @@ def _configured_headers() -> dict[str, str]:
 
 
 def records(answer: Response) -> Iterator[Json]:
-    """JSON documents of a stream as they arrive, one per line or concatenated (events, stats, progress)."""
+    """The JSON documents of a stream (events, stats, progress), as they arrive. There is one document per line, or they are
+    concatenated."""
     pending = b""
     for chunk in answer.chunks():
         pending += chunk

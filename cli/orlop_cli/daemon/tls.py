@@ -5,8 +5,7 @@ close_notify closes the write side, and reading continues. (According to RFC 844
 direction.)
 
 Two threads use a stream, one to read and one to write. `_lock` protects the TLS object, and `_sending` the order of sent
-records. A reader never waits for `_sending`, because the writer, which holds it, may be blocked until the peer's data is
-read.
+records. A reader never waits for `_sending`. The writer holds this lock, and may be blocked until the peer's data is read.
 """
 
 from __future__ import annotations

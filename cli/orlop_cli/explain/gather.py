@@ -47,7 +47,7 @@ def containers(engine: Engine) -> list[Json]:
 
 
 def events(engine: Engine, ident: str) -> list[Json]:
-    """The kept events of a container about its exits, kills and restarts, oldest first."""
+    """The events of a container in the daemon's history about exits, kills and restarts, the oldest first."""
     filters = {"container": {ident: True}, "event": dict.fromkeys(("die", "kill", "oom", "restart"), True)}
     query = {"since": "0", "until": _now(engine), "filters": jsontext.dumps(filters)}
     try:

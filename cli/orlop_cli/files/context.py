@@ -1,4 +1,5 @@
-"""The context of a build, as the body of `POST /build`: a tar made from a directory or standard input, or a URL."""
+"""The context of a build for `POST /build`. The context is a tar made from a directory or from standard input, or it is a
+URL."""
 
 from __future__ import annotations
 

@@ -1,8 +1,6 @@
-"""The path rules of `cp SRC DEST`, the same as Docker's (moby/go-archive, copy.go): the destination directory, and the name
-of the archive's top entry in this directory.
-
-A path that ends in "/" means a directory; a path that ends in "/." means the contents of a directory. This module does no
-I/O.
+"""The rules for the paths of `cp SRC DEST`, which are the same as Docker's (moby/go-archive, copy.go). They determine the
+destination directory, and the name that the archive's top entry gets in it. A path that ends with "/" means a directory; a
+path that ends with "/." means the contents of a directory. This module does no I/O.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Packs a local file or directory as a tar stream, piece by piece, with only one piece in memory."""
+"""Packs a local file or directory as a tar stream. The stream is made in pieces, and only one piece is in memory."""
 
 from __future__ import annotations
 

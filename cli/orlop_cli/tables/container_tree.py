@@ -52,7 +52,8 @@ def _networks(containers: Iterable[Json], names: Mapping[str, str]) -> list[Node
 
 
 def _joined(container: Json, names: Mapping[str, str]) -> list[str]:
-    """The networks of a container. A container that uses another one's network namespace has none of its own."""
+    """The networks of a container. A container that uses the network namespace of another container has no networks of its
+    own."""
     found = sorted((container.get("NetworkSettings") or {}).get("Networks") or {})
     if found:
         return [f"network {name}" for name in found]

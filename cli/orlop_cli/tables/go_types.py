@@ -202,7 +202,8 @@ def _converted(kind: str, value: Any) -> Any:
 
 
 def typed(value: Any) -> Any:
-    """A JSON document of the API as a value of its type, which its keys tell; other values unchanged."""
+    """Convert a JSON document of the API to a value of its type. The keys of the document show which type it has. Other
+    values are returned unchanged."""
     if isinstance(value, dict):
         for key, kind in _ROOTS:
             if key in value:

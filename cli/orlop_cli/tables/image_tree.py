@@ -1,4 +1,5 @@
-"""The table of `images --tree`: each image with the platforms of its name, stored or not."""
+"""The table of `images --tree`: each image with all platforms of its name, including platforms whose images are not
+stored."""
 
 from __future__ import annotations
 

@@ -16,7 +16,8 @@ _CLASS = re.compile(r"\[\^?\]?(?:\\.|[^\]\\])*\]")
 
 
 class Ignore:
-    """Patterns in the order of the file. The last pattern that matches a path, or a directory above it, decides."""
+    """Patterns in the order of the file. For each path, the last pattern decides that matches the path or a directory above
+    it."""
 
     def __init__(self, patterns: Sequence[str]) -> None:
         """Raises ValueError for an invalid pattern."""

@@ -1,7 +1,7 @@
 """Encodes and decodes JSON with the C functions that Python's json package uses.
 
-The package json is not imported, because it imports `re` and `enum`, which takes longer than all other work of `orlop ps`. A
-test compares the results.
+The package json is not imported: its import of `re` and `enum` takes longer than all other work of `orlop ps`. A test
+compares the results.
 """
 
 from __future__ import annotations

@@ -1,5 +1,5 @@
-"""Artifacts of builds that are not images of the image store: blobs, manifests and archives that are fetched from
-registries, pushed or saved.
+"""Artifacts of builds: blobs, manifests and archives that are fetched from registries, pushed or saved, but are not images
+in the image store.
 
 A builder chooses the names of its artifacts. Each artifact has a lease, which protects its blobs until the builder drops the
 artifact or the workspace is closed. The builder makes the manifests; this package stores, pushes and packs them.
@@ -121,8 +121,7 @@ class Artifacts:
 
     async def receive(self, artifact: str, digest: str, source: int) -> None:
         """Store the bytes from a pipe as a blob with this digest. Raises if the bytes have another digest. The bytes are
-        required even if the blob exists already, because otherwise a client can get content of which it knows only the
-        digest."""
+        required even if the blob exists already. Otherwise a client could get content although it knows only the digest."""
 
         async def check(found: str) -> None:
             if found != digest:

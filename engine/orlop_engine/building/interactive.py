@@ -1,11 +1,12 @@
 """Steps whose processes a client controls: standard streams, terminal, signals, further processes.
 
-The client of a process is a socket. It gets Docker's multiplexed frames (see `orlop_monitor.streams`): first `STARTED`,
-then the process's output, whose end is a write shutdown. It sends standard input, which ends with a write shutdown; the
-input of a terminal has no end. A client that does not read stops the process's output, so that nothing piles up here.
+The client of a process is a socket. It gets Docker's multiplexed frames (see `orlop_monitor.streams`): first `STARTED`, then
+the process's output, whose end is a write shutdown. It sends standard input, which ends with a write shutdown; the input of
+a terminal has no end. If a client does not read, no output is read from the process, so the daemon needs no memory for the
+output.
 
-The daemon's resources of a step end with its first process, which ends when `run` is cancelled. The other processes end with
-it.
+When the first process of a step ends, the other processes end too, and the daemon releases the resources of the step. If
+`run` is cancelled, the first process is ended.
 """
 
 from __future__ import annotations
@@ -52,7 +53,8 @@ class Streams(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ProcessRequest(msgspec.Struct, frozen=True, kw_only=True):
-    """A further process of a step. It has the privileges and limits of the first one, and its user if `user` is empty."""
+    """A further process of a step. It has the privileges and limits of the first process. If `user` is empty, it also has
+    the user of the first process."""
 
     args: Sequence[str]
     env: Sequence[str] = ()
@@ -211,7 +213,7 @@ class InteractiveSteps:
                 await target[0].signal(number, target[1])
 
     async def resize(self, name: str, process: str, rows: int, columns: int) -> None:
-        """Set the size of the terminal. No error if the process has none, or has ended."""
+        """Set the size of the terminal. Does nothing if the process has no terminal, or has ended."""
         step = self._find(name)
         if step.terminals.get(process) and (target := step.target(process)):
             with suppress(MonitorFailed, Unavailable):

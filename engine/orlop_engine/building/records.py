@@ -21,7 +21,7 @@ BASE = "base:"
 
 class SnapshotRecord(msgspec.Struct, frozen=True, omit_defaults=True):
     """`parent` is the key of the snapshot below, "" for none. `diff_id`, and the length of the tar in bytes, are known once
-    the snapshot has been packed. `released`: the builder does not need the snapshot any more, but the snapshot still exists
+    the snapshot has been packed. If `released` is true, the builder does not need the snapshot any more. It still exists,
     because it is a layer of an image, or the parent of other snapshots. `domain` is the builder's domain
     (`Restrictions.builds`)."""
 

@@ -123,7 +123,7 @@ class Workspace:
         return await self._building.bases.resolve(wanted, self.scope)
 
     async def base(self, wanted: Wanted, report: Callable[[Record], None]) -> BaseImage:
-        """Make sure that an image's layers are stored, and keep them until `release` has been called as many times as
+        """Make sure that an image's layers are stored. They are kept until `release` has been called once for each call of
         `base`."""
         image_store = self._image_store
         lease = image_store.leases.add()

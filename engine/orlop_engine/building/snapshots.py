@@ -85,7 +85,7 @@ class Snapshots:
         await self.reap()
 
     async def reap(self) -> None:
-        """Remove released snapshots that are not needed any more, and forget bases without snapshots."""
+        """Remove released snapshots that are not needed any more, and the rows of bases without snapshots."""
         if await self._forget_unneeded():
             await self._image_store.collect()
 

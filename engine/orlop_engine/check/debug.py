@@ -1,5 +1,5 @@
-"""The engine's part of a debug bundle (an archive for bug reports): state that only the daemon or root can read, as texts by
-file name.
+"""The engine's part of a debug bundle (an archive for bug reports). It maps file names to texts about state that only the
+daemon or root can read.
 
 The texts contain no environments, command lines or credentials.
 """

@@ -16,8 +16,8 @@ __all__ = ["Blob", "Facts", "Process", "RunFacts", "StorageFacts", "VolumeFacts"
 class RunFacts:
     """One directory of `<exec-root>/run`. `alive`: the process of `monitor`, identified by pid and start time, exists.
     `init_alive`: the container's init process exists. `status` is the monitor's answer, None if the monitor did not answer.
-    `damaged` are the names of unreadable records. `sandbox_agrees`: the container is in the network namespace that its
-    monitor keeps open; None if unknown."""
+    `damaged` are the names of unreadable records. `sandbox_agrees` is true if the container is in the network namespace that
+    its monitor keeps open; None if this is unknown."""
 
     monitor: MonitorRecord | None = None
     init: InitRecord | None = None

@@ -1,5 +1,5 @@
-"""The part of the check for a running engine: decides whether an operation in progress explains a finding, and makes
-repairs through the engine or while holding a container's lock."""
+"""The part of the check for a running engine. It decides whether an operation in progress explains a finding. Repairs are
+made by the engine, or while the container's lock is held."""
 
 from __future__ import annotations
 

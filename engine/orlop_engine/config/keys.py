@@ -60,8 +60,9 @@ class Proxies(ConfigBase, frozen=True, kw_only=True):
 
 
 class RegistryRules(ConfigBase, frozen=True, kw_only=True, omit_defaults=True):
-    """Patterns for the names of repositories from which images may be pulled, and to which they may be pushed; None allows
-    all. Repositories that match `digest_only` may only be pulled by digest."""
+    """Patterns for the names of repositories. Images may be pulled from repositories that match `pull`, and pushed to
+    repositories that match `push`; None allows all repositories. Repositories that match `digest_only` may only be pulled by
+    digest."""
 
     pull: tuple[str, ...] | None = None
     push: tuple[str, ...] | None = None

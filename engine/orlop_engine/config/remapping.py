@@ -41,8 +41,8 @@ def id_map(text: str, etc: str = "/etc") -> IdMap | None:
 
 
 def closed_directory(path: str) -> str:
-    """The first directory on the path, including `path` itself, that other users may not traverse; "" if there is none.
-    Runtimes must traverse the directories as root of the user namespace. Directories that do not exist are ignored,
+    """The first directory on the path (`path` is one of them) that other users may not traverse; "" if there is none.
+    Runtimes must traverse all of these directories as root of the user namespace. Directories that do not exist are ignored,
     because the daemon will create them."""
     directory = "/"
     for part in os.path.realpath(path).split("/"):

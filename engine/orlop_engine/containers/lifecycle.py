@@ -1,6 +1,6 @@
-"""Start, restart and rename a container. This module also decides what happens at the end of a run: the container is
-restarted, removed, or cleaned up. Each operation takes the container's lock, checks the state (errors have Docker's
-messages), acts, commits, and publishes events.
+"""Start, restart and rename a container. After the end of a run, this module restarts the container, removes it, or only
+cleans up after the run. Each operation takes the container's lock, checks the state (errors have Docker's messages), acts,
+commits, and publishes events.
 """
 
 from __future__ import annotations

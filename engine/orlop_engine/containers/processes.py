@@ -19,7 +19,7 @@ from .runtime import task
 __all__ = ["ProcessTable", "parse", "processes"]
 
 _OUTPUT = 8 << 20
-# seconds; the runtime may have failed because the container exited, so wait this long for the record of the exit
+# seconds to wait for the record of an exit; a runtime fails if the container has exited
 _EXIT_RECORDED = 1.0
 _PATH = (("PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"), ("LC_ALL", "C"))
 
@@ -60,8 +60,8 @@ async def processes(ports: Ports, container: Container, ps_args: str, *, apart: 
 
 async def _pids(ports: Ports, container: Container) -> list[int]:
     """The pids of the container's processes, from the runtime. The list is empty if the last process has just ended. At that
-    moment runc prints `null`. Or it fails, because the container was deleted from runc's state before the daemon recorded
-    the exit."""
+    moment runc prints `null`, or fails because it has already deleted its state of the container. The daemon may not have
+    recorded the exit yet."""
     run = container.run
     runtime = await ports.drivers.runtime(container.record.host_config.runtime)
     what = f"list processes of container {container.id}"

@@ -32,7 +32,8 @@ log = logging.getLogger("orlop.containers")
 
 _STARTS = 8
 _NEEDED = 30.0  # seconds to wait for the containers that must run before a container is started (see `needs`)
-_PROMPT = 0.1  # seconds; before it serves requests, a starting daemon waits so long for the state of all containers
+# limit, in seconds, of the time that a starting daemon waits for the state of all containers before it serves requests
+_PROMPT = 0.1
 _SLOW = 1.0  # seconds after which a shutdown logs the containers that it still waits for; usually all have ended by then
 _NAMED = 10  # the log message of a slow shutdown names at most this many containers
 

@@ -22,7 +22,7 @@ from . import views
 __all__ = ["TarStream", "look", "pack", "packed", "place", "stream"]
 
 _PIPE = 1 << 20
-# Seconds without data after which an upload fails; there is a limit because the upload locks a stopped container
+# Seconds without data after which an upload fails. The limit is needed, because an upload locks a stopped container
 _SILENCE = 60.0
 
 
@@ -146,7 +146,7 @@ async def place(
 
 
 def _words(container: Container, path: str, failed: Failed) -> str:
-    """The error message; the same as dockerd's, if dockerd has a message for this error."""
+    """The error message. If dockerd has a message for this error, it is dockerd's."""
     if failed.errno == errno.EROFS:
         return _read_only(container, path)
     if failed.errno in (errno.ENOSPC, errno.EDQUOT):

@@ -327,8 +327,8 @@ class ImageStore:
 
     async def add_index(self, name: Reference, index: str, manifests: Mapping[str, str], policy: ImagePolicy) -> None:
         """Add a pushed index to the images that it lists. `manifests` maps the ID of each image to the digest of its
-        manifest. `name`, the reference with the index's digest, then refers to these images. Skips images that were removed
-        meanwhile. The caller's lease contains the index and the manifests."""
+        manifest. `name` is the reference with the digest of the index. It then refers to all these images. Images that were
+        removed meanwhile are skipped. The caller's lease contains the index and the manifests."""
         async with self.lock:
             images = [self.catalog.images[id] for id in manifests if id in self.catalog.images]
             if not images:

@@ -390,7 +390,7 @@ class Attachments:
             if each:
                 await self._update(each, netns)
         new_gateway = gateway if gateway and gateway.endpoint.ports else None
-        # A monitor that an older daemon started does not know `redirect`, and its listeners were never moved
+        # A monitor that an older daemon started does not support `redirect`; its listeners were never moved
         with suppress(Unavailable):
             await listeners.redirect(_moved(others if new_gateway else sandbox.endpoints, new_gateway))
 
@@ -439,13 +439,14 @@ class Attachments:
 
 
 def _forward(port: PublishedPort, addresses: Sequence[Address]) -> Forward:
-    """The target of a listener's connections: the container's address with the IP version of the listener, if the container
-    has such an address."""
+    """The target of a listener's connections. If the container has an address of the listener's IP version, this is the
+    target."""
     return Forward(port.protocol, _same_family(port.host_ip, addresses), port.container_port)
 
 
 def _moved(others: Iterable[AttachedEndpoint], new_gateway: AttachedEndpoint | None) -> dict[str, str]:
-    """Maps each address of `others` to the address to which its listeners forward from now on; "" without a gateway."""
+    """Maps each address of `others` to the address to which its listeners must forward from now on. This is "" if there is
+    no gateway."""
     addresses = [_bare(address) for each in others for address in each.endpoint.addresses]
     return {address: _same_family(address, new_gateway.endpoint.addresses) if new_gateway else "" for address in addresses}
 

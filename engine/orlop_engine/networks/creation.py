@@ -34,7 +34,7 @@ PREDEFINED = (*defaults.PREDEFINED_NETWORKS, "default")
 
 
 class Choice(NamedTuple):
-    """The inputs for choosing a subnet: the address pools, the existing networks (`taken`), and the networks that the
+    """The data for the choice of a subnet: the address pools, the existing networks (`taken`), and the networks that the
     host uses (`avoid`)."""
 
     pools: Sequence[tuple[str, int]]

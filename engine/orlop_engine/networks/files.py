@@ -214,8 +214,8 @@ def _host_hosts() -> str:
 
 
 def host_gateways(config: Config, bridge: NetworkRecord | None) -> tuple[str, ...]:
-    """The addresses that replace `host-gateway`: `host-gateway-ip(s)` of daemon.json. If this key is not set, the host's
-    addresses on the default bridge; none if there is no default bridge."""
+    """The addresses that replace `host-gateway`: `host-gateway-ip(s)` of daemon.json. If this key is not set, they are the
+    host's addresses on the default bridge. The result is empty if there is no default bridge."""
     if config.host_gateway_ips or config.host_gateway_ip:
         return config.host_gateway_ips or (config.host_gateway_ip,)
     return tuple(subnet.gateway for subnet in bridge.subnets if subnet.gateway) if bridge else ()

@@ -88,8 +88,8 @@ def check_overlap(subnet: IPNetwork, taken: Collection[IPNetwork]) -> None:
 
 
 def derived_mac(address: str) -> str:
-    """The MAC address derived from an IPv4 address, by Docker's former scheme. If another container gets the address
-    later, it also gets the same MAC address, so old entries in neighbour caches stay correct."""
+    """The MAC address derived from an IPv4 address, by Docker's former scheme. A container that gets the IP address later
+    thus gets the same MAC address, and old entries in neighbour caches stay correct."""
     packed = ipaddress.IPv4Address(address).packed
     return ":".join(f"{byte:02x}" for byte in (0x02, 0x42, *packed))
 

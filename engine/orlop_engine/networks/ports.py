@@ -29,7 +29,7 @@ _BACKLOG = 4096  # the kernel reduces this to net.core.somaxconn
 _EPHEMERAL = (49153, 65535)
 _MAX_EXPOSED = 32_768
 _MAX_PUBLISHED = 4_096  # each port needs two sockets in the container's monitor, and packet filter rules
-_AT_ONCE = 64  # ports to bind between two checkpoints of the event loop; one port takes about 30 us
+_AT_ONCE = 64  # number of ports that are bound between two checkpoints of the event loop; one port takes about 30 us
 # Attempts for an ephemeral port; many are needed, because other engines on this host try ports in the same order
 _TRIES = 256
 
@@ -190,9 +190,10 @@ def _open(protocol: str, address: str, port: int) -> socket.socket | None:
 
 
 class _Ephemeral:
-    """Ephemeral ports in the order in which they are tried: from the port after the last allocated port to the end of the
-    range, then from its start. Use one object for all ports of an allocation. The iteration continues after the previous
-    port, so an allocation of thousands of ports does not try occupied ports again. No port is returned twice."""
+    """Ephemeral ports in the order in which they are tried. The order begins with the port after the last allocated port,
+    and continues at the start of the range after its end. Use one object for all ports of an allocation. The iteration
+    continues after the previous port, so an allocation of thousands of ports does not try occupied ports again. No port is
+    returned twice."""
 
     def __init__(self, last: int) -> None:
         self._low, self._high = ephemeral_range()

@@ -129,7 +129,7 @@ class Networks:
             _log.error("cannot create network %s: %s", network.record.name, error)
 
     async def _mend(self, network: Network) -> None:
-        """If a network could not be created, or is incomplete, create it again before it is used."""
+        """Create a network again before it is used, if it could not be created before, or is incomplete."""
         if network.fault:
             await self._make(network)
         if network.fault:
@@ -149,8 +149,8 @@ class Networks:
 
     def outside_pools(self, request: CreateRequest) -> list[str]:
         """The requested subnets outside `default-address-pools`. The host's routing table does not contain networks that the
-        host reaches only by its default route, such as other subnets of a site. So only the pools are known to be free,
-        because the administrator has declared them."""
+        host reaches only by its default route, such as other subnets of a site. So only subnets in the pools are known to be
+        free, because the administrator has chosen the pools."""
         return creation.subnets_outside_pools(request, self._pools())
 
     # --- lookup -----------------------------------------------------------------------------------------------------

@@ -92,8 +92,8 @@ def _family(text: str) -> int:
 
 
 def mac_for(settings: EndpointSettings, addresses: tuple[Address, ...]) -> str:
-    """The requested MAC address. If none is requested, an address derived from the IPv4 address; without IPv4, "", which
-    means that the driver chooses."""
+    """The requested MAC address. If no MAC address is requested, it is derived from the IPv4 address. Without an IPv4
+    address, the result is "", and the driver chooses the MAC address."""
     if settings.mac_address:
         return settings.mac_address.replace("-", ":").lower()
     for each in addresses:

@@ -1,4 +1,5 @@
-"""The daemon's client of one monitor: launch or adopt it, send requests, receive events, wait for its end.
+"""The daemon's client of one monitor. It launches or adopts the monitor, sends requests, receives events, and waits for the
+monitor's end.
 
 A client has one control connection and a pidfd. If the daemon dies, the container is not affected, and the next daemon makes
 a new client with `MonitorClient.adopt`. Every call has a deadline, because a monitor may be stopped or stuck (see
@@ -148,8 +149,8 @@ class MonitorClient:
 
     @staticmethod
     async def _who_listens(run_dir: str) -> MonitorRecord | None:
-        """Identify the monitor when its record cannot be read. The monitor is the process at the other end of the socket,
-        because only Orlop's monitors can create a socket in this directory."""
+        """Find the monitor's process if its record cannot be read. The monitor is the process at the other end of the
+        socket, because only Orlop's monitors can create a socket in this directory."""
         if not os.path.lexists(os.path.join(run_dir, records.SOCKET)):
             return None
         try:
@@ -268,7 +269,7 @@ class MonitorClient:
     async def _ask_patiently(
         self, what: str, request: Callable[[int], Request], seconds: float, fds: Sequence[int] = ()
     ) -> Body:
-        """Wait for the whole deadline, even when the monitor answers no other request meanwhile."""
+        """Wait until the deadline, even if the monitor answers no other request in this time."""
         assert self._control and self._watchdog
         asked_at = trio.current_time()
         with trio.move_on_after(seconds):

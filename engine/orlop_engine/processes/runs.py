@@ -37,7 +37,7 @@ STAGE = ".stage"
 
 
 def monitor_record(run_dir: str) -> MonitorRecord | None:
-    """The monitor that listens, or last listened, in this run directory; None if no monitor has ever listened there."""
+    """The monitor whose socket is, or was last, in this run directory. None if no monitor has listened there yet."""
     return records.read_monitor(run_dir)
 
 
@@ -52,7 +52,8 @@ def monitor_lives(run_dir: str) -> bool:
 
 
 def exit_record(run_dir: str) -> ExitRecord | None:
-    """The container's exit; None while the container runs, or when both monitor and zygote died."""
+    """The record of the container's exit. None while the container runs, and None if both the monitor and the zygote have
+    died."""
     return records.read_exit(run_dir)
 
 

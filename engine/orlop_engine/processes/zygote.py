@@ -1,4 +1,5 @@
-"""The daemon's client of the zygote: starts it early, restarts it when it dies, leaves it running when the daemon ends.
+"""The daemon's client of the zygote. It starts the zygote early, and restarts it when it dies. When the daemon ends, the
+zygote continues to run.
 
 The zygote runs as long as it has children. The daemon keeps a control socket open; when this socket is closed, the zygote
 knows that the daemon has ended.
@@ -125,7 +126,8 @@ class Zygote:
             os.setpriority(os.PRIO_PROCESS, self.pid, self._priority)
 
     async def _keep(self) -> None:
-        """Restart the zygote whenever it dies. The pause before a restart doubles, unless the zygote ran for some time."""
+        """Restart the zygote whenever it dies. The pause before a restart is doubled each time, unless the zygote has run
+        for some time."""
         pause = _RESTART_PAUSE[0]
         while True:
             assert self._process

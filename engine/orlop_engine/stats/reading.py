@@ -114,7 +114,7 @@ def _number(path: str) -> int:
 
 
 def _limit(path: str) -> int | None:
-    """The limit; None if there is no limit, or if the file does not exist."""
+    """The limit in a file. None if the file contains no limit, or does not exist."""
     text = _text(path).strip()
     return int(text) if text.isdigit() else None
 

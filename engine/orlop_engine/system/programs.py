@@ -24,8 +24,8 @@ _INIT_VERSION = re.compile(r"version (\S+)(?: - git\.(\S+))?")
 
 
 def parse_init_version(output: str) -> str:
-    """The init's commit for `info`: de40ad0 for "tini version 0.19.0 - git.de40ad0"; the version 0.19.0 for Debian's
-    "tini version 0.19.0"; "" for other output."""
+    """The commit of the init program, for `info`. It is de40ad0 for "tini version 0.19.0 - git.de40ad0". Debian's tini
+    prints no commit ("tini version 0.19.0"): then it is the version, 0.19.0. For other output, it is ""."""
     match = _INIT_VERSION.search(output)
     return (match[2] or match[1]) if match else ""
 
@@ -35,13 +35,13 @@ class _Features(msgspec.Struct, rename="camel"):
 
 
 class Programs:
-    """The helper programs, and the results of their runs; one instance for each engine."""
+    """The helper programs, and the cached results of their calls. Each engine has one instance."""
 
     def __init__(self) -> None:
         self._answers: dict[tuple[str, ...], str] = {}
 
     async def _ask(self, asking: Callable[[], Command]) -> str:
-        """The output of the command that a method of a runtime returns; "" if it fails."""
+        """The output of a command that a method of a runtime returns; "" if the command fails."""
         try:
             command = await asked(asking)
         except OrlopError as error:

@@ -38,8 +38,8 @@ class ContainerUsage(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Measured:
-    """The disk usage for each requested type of objects; None for the other types. `layers_size`: the bytes of all layers
-    of all images, each counted once."""
+    """The disk usage for each requested type of objects. The values of all other types are None. `layers_size`: the bytes of
+    all layers of all images, each counted once."""
 
     layers_size: int = 0
     images: Sequence[ListedImage] | None = None

@@ -28,7 +28,8 @@ _URGENT_GROWTH = 64 << 20  # bytes; a busy daemon that has grown by this much si
 _MIN_WORK = 0.01  # seconds of processor time; less work than this cannot have freed much memory
 _QUICK = 0.03  # seconds; after a collection that took longer, no collection runs for `_PAUSE`
 _PAUSE = 600.0  # seconds
-_FEW_OBJECTS = 150_000  # a full collection visits so many objects in 20 ms; it skips objects made at the start (gc.freeze)
+# a full collection takes 20 ms for this number of objects; it skips objects made at the start (gc.freeze)
+_FEW_OBJECTS = 150_000
 _PAGE = os.sysconf("SC_PAGE_SIZE")
 
 
