@@ -37,8 +37,8 @@ class Entry(msgspec.Struct, frozen=True):
 
 
 class Phase(Enum):
-    """`MOVING` is a move for good, `RETURNING` the return after such a move, `LEAVING` the return of files that were used in
-    place. After a crash in one of these phases, the next daemon completes it."""
+    """`MOVING` is a move for good. `RETURNING` is the return after such a move, and `LEAVING` the return of files that were
+    used in place. If a crash interrupts one of these phases, the next daemon completes the phase."""
 
     IN_PLACE = "in place"
     MOVING = "moving"

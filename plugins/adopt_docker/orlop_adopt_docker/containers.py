@@ -36,8 +36,8 @@ _STORAGE = "overlay2"
 
 @dataclass(frozen=True, slots=True)
 class Surroundings:
-    """The objects that containers may refer to: objects of Orlop, and objects that are adopted at the same time. `networks`
-    are by name and ID."""
+    """The objects to which containers may refer: objects of Orlop, and objects that are adopted at the same time. `networks`
+    has names and IDs as keys."""
 
     drivers: Drivers
     images: Collection[str]
@@ -251,8 +251,8 @@ _HEX = re.compile(r"[0-9a-f]{64}")
 
 
 def _mounts(found: _Config, config: ContainerConfig, host: HostConfig, around: Surroundings) -> Iterator[MountRecord]:
-    """The mounts that the options require, together with the values that dockerd has resolved: names of anonymous volumes,
-    mounts of other containers (--volumes-from), volumes of the image."""
+    """The mounts that the options require. They use the values that dockerd has resolved: names of anonymous volumes, mounts
+    of other containers (--volumes-from), volumes of the image."""
     points = {mount.destination: mount for mount in (found.mount_points or {}).values() if mount is not None}
     specs = [spec for spec in host.mounts or () if spec.type != "bind" or os.path.exists(spec.source)]
     planned = {each.destination: each for each in mount_spec.plan(replace(host, mounts=specs), config.volumes or ())}

@@ -64,8 +64,8 @@ def _remapped(root: str) -> list[str]:
 
 @contextmanager
 def locked(root: str) -> Iterator[None]:
-    """Keep dockerd, and the containerd that it runs, from starting on this root. Both lock the same files while they run.
-    Raises `Conflict` if one of them is running."""
+    """Prevent dockerd, and the containerd that dockerd starts, from starting on this root: lock the files that these two
+    lock while they run. Raises `Conflict` if one of them is running."""
     with ExitStack() as stack:
         for path in (*(os.path.join(root, name) for name in _LOCKS), containerd.database(_containerd_bases(root)[0])):
             if os.path.exists(path):

@@ -303,8 +303,8 @@ async def _containers(plan: Plan, known: Known, around: containers.Surroundings)
 
 
 def _drop_dependents(plan: Plan, known: Known, rows: dict[str, tuple[Container, ContainerRecord, str]]) -> None:
-    """Do not adopt containers that share a namespace, directly or through another container, with a container that is not
-    adopted."""
+    """Do not adopt a container that shares a namespace with a container that is not adopted. The containers may share the
+    namespace directly, or through a third container."""
     for _ in itertools.repeat(None):
         lost = {
             id: other

@@ -285,7 +285,7 @@ class _Routes:
         replay, stream = call.flag("logs"), call.flag("stream")
         if replay:
             # Open the log before the head is sent, so that an unreadable log is an error answer and not a broken stream.
-            # Close it again, because `run` is never called when the head cannot be sent.
+            # Close it again at once: if the head cannot be sent, `run` is never called, and could not close it.
             await (await (await self._replay(container, request)).open()).aclose()
 
         async def run(client: RawStream) -> None:

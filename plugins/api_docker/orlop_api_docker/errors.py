@@ -35,8 +35,8 @@ STATUS: dict[type[BaseException], int] = {
 
 
 def _leaf(error: BaseException) -> BaseException:
-    """The exception of a group that is used for the answer: the first exception whose text is for users, otherwise the first
-    exception."""
+    """The exception of a group that determines the answer. This is the first exception with a text for users. If there is
+    none, it is the first exception."""
     if not isinstance(error, BaseExceptionGroup):
         return error
     leaves = [_leaf(inner) for inner in error.exceptions]

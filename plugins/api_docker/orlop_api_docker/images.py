@@ -70,7 +70,8 @@ def _platforms(call: Call) -> tuple[Platform, ...]:
 
 
 def _is_restricted(call: Call) -> bool:
-    """Whether the client is restricted, so that it may not see which registries other clients pulled images from."""
+    """Whether the client is restricted. A restricted client may not see the registries from which other clients pulled
+    images."""
     from orlop_engine.images.policy import UNRESTRICTED
 
     return restrictions(call).images is not UNRESTRICTED
@@ -86,8 +87,8 @@ def _import_name(repository: str, tag: str) -> Reference | None:
 
 
 async def _push_credentials(call: Call) -> Credentials:
-    """The credentials in the header, or in the body, because older clients send them in the body. Like Docker, this ignores
-    an invalid header, but not an invalid body."""
+    """The credentials in the header or in the body. (Older clients send them in the body.) Like Docker, this ignores an
+    invalid header, but not an invalid body."""
     from orlop_engine.images.registry_auth import credentials, credentials_of
 
     header = call.request.headers.get("x-registry-auth", "")

@@ -68,7 +68,7 @@ def runtimes(config: Config, status: Mapping[str, dict[str, str]], version: Vers
 
 
 def address_pools(config: Config) -> list[AddressPoolInfo] | UnsetType:
-    """The configured address pools; UNSET if none are configured, because the built-in pools are not shown, as in Docker."""
+    """The configured address pools; UNSET if no pools are configured. As in Docker, the built-in pools are not shown."""
     return [AddressPoolInfo(base=pool.base, size=pool.size) for pool in config.default_address_pools] or UNSET
 
 

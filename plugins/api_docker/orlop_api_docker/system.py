@@ -82,8 +82,8 @@ def event_media_type(accept: str, version: tuple[int, int]) -> str:
 
 
 async def event_pieces(subscription: Subscription, version: tuple[int, int], sequence: bool) -> AsyncIterator[bytes]:
-    """Encoded records: lines with one JSON object each, or (with `sequence`) a JSON text sequence, in which each record
-    begins with RS (RFC 7464)."""
+    """Encoded records. Each record is a line with one JSON object. With `sequence`, the records form a JSON text sequence,
+    in which each record begins with RS (RFC 7464)."""
     from .wire.events import encode_event
 
     head = b"\x1e" if sequence else b""

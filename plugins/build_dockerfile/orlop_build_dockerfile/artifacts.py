@@ -1,5 +1,5 @@
-"""The calls with which the builder process asks the daemon to exchange content with registries and clients: `Artifacts`,
-which is a part of `contracts.Backend`, and the values in these calls."""
+"""By these calls, the builder process asks the daemon to exchange content with registries and clients. `Artifacts` declares
+the calls, and is a part of `contracts.Backend`; the other classes are the values in the calls."""
 
 from __future__ import annotations
 

@@ -250,7 +250,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     secrets; if it is "", a directory in `root` is used. Both directories exist, with mode 0700, and steps can mount their
     contents. `proxies` are the daemon's proxies, for sources that the builder fetches (HTTP_PROXY, HTTPS_PROXY, NO_PROXY).
     `host_gateway` is the address that replaces `host-gateway` in `--add-host`, "" if there is none. `public_only`: the
-    builder fetches sources only from public addresses. Without `collect` there is no garbage collection; `policies` are
+    builder fetches sources only from public addresses. If `collect` is false, there is no garbage collection. `policies` are
     applied in order. `entitlements` are the entitlements that a build may request. `platforms` are the platform of the host,
     and then the platforms for which it has emulators. Records of builds are kept for `history_age` seconds, and the last
     `history_entries` records for longer."""
@@ -356,7 +356,7 @@ class Streamed(Protocol):
 
 
 class Session(Protocol):
-    """One client, as long as its connection lasts. Calls raise `BuildFailed` when the client has disconnected."""
+    """A client, until its connection ends. After that, calls raise `BuildFailed`."""
 
     id: str
     shared_key: str
@@ -429,8 +429,8 @@ class Progress(Protocol):
     """The reports of a build. Several clients may read them, each from the beginning."""
 
     def vertex(self, digest: str, name: str, inputs: Sequence[str]) -> AbstractAsyncContextManager[Vertex]:
-        """A vertex from its start to its end, as a `with` block. An exception in the block becomes the error of the vertex,
-        a cancellation becomes "context canceled"."""
+        """A `with` block that begins with the start of a vertex and ends with its end. An exception in the block becomes the
+        error of the vertex. After a cancellation, the error is "context canceled"."""
         ...
 
     def warn(self, warning: VertexWarning) -> None:
@@ -469,8 +469,8 @@ class CacheTarget(msgspec.Struct, frozen=True):
 
 
 class Build(Protocol):
-    """A build, as its client requested it. When it ends, its work is cancelled, unless another build waits for the
-    result."""
+    """A build, as its client requested it. When the build ends, its work is cancelled. Work for whose result another build
+    waits is not cancelled."""
 
     ref: str
     """The name of the build, which the client has chosen."""

@@ -29,7 +29,7 @@ def leading_error(error: BaseException) -> BaseException:
 
 @asynccontextmanager
 async def nursery() -> AsyncIterator[trio.Nursery]:
-    """A nursery that raises one error of its tasks instead of a group of them."""
+    """A nursery that raises only one of the errors of its tasks, not a group of errors."""
     try:
         async with trio.open_nursery() as opened:
             yield opened

@@ -38,9 +38,9 @@ class Process(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class StepContainer(Protocol):
-    """A container on its mounts. Its first process is that of `run`, which is called once; further processes are possible
-    while this process runs. Errors are `OrlopError`s and `BuildFailed`. `op` has the command, its environment and its user;
-    `client` is as in `Processes`."""
+    """A container on its mounts. `run`, which is called once, starts its first process. Further processes can be started
+    while the first process runs. Errors are `OrlopError`s and `BuildFailed`. `op` has the command, its environment and its
+    user; `client` is as in `Processes`."""
 
     async def run(self, op: ExecOp, streams: Streams, client: int) -> int: ...
 
@@ -53,8 +53,8 @@ class StepContainer(Protocol):
 
 class Processes(Protocol):
     """Steps by names that the builder chooses. `client` is a socket: it gets frames of Docker's multiplexed stream, the
-    first of which is `STARTED`, and a write shutdown at the end of the output. What is written to it is standard input; a
-    write shutdown ends the input of a process without a terminal."""
+    first of which is `STARTED`, and a write shutdown at the end of the output. Bytes that the client writes to the socket
+    are standard input. A write shutdown ends the input of a process without a terminal."""
 
     async def serve(self, name: str, step: Step, streams: Streams, client: int) -> int:
         """As `Backend.run`. Further processes of the step end with it."""
@@ -65,9 +65,9 @@ class Processes(Protocol):
         ...
 
     async def signal(self, name: str, process: str, signal: str) -> None:
-        """Send a signal to a process, or to the step's own with the name "". No error if the process has ended."""
+        """Send a signal to a process; "" is the name of the step's first process. Does nothing if the process has ended."""
         ...
 
     async def resize(self, name: str, process: str, rows: int, columns: int) -> None:
-        """Set the size of a process's terminal. No error if the process has none, or has ended."""
+        """Set the size of a process's terminal. Does nothing if the process has no terminal, or has ended."""
         ...

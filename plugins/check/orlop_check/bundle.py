@@ -1,5 +1,5 @@
-"""The daemon's part of a debug bundle (an archive for bug reports): texts about the host, the database and the daemon, by
-file name. Other plugins add texts about their state.
+"""The daemon's part of a debug bundle (an archive for bug reports). It maps file names to texts about the host, the database
+and the daemon. Other plugins add texts about their state.
 
 The texts contain no environments, command lines or credentials.
 """

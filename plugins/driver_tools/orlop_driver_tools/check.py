@@ -62,7 +62,7 @@ def which_kind(name: str, kind: str = "") -> str:
 
 
 def _require(kind: str) -> None:
-    """Raise `Unavailable`, which says what to do, if the suite cannot run here."""
+    """Raise `Unavailable` if the suite cannot run on this machine. The message says what to do."""
     missing = [package for package in ("pytest", "trio") if find_spec(package) is None]
     if missing:
         raise Unavailable(
@@ -136,7 +136,8 @@ def _run_process(argv: Sequence[str], output: Path, timeout: float) -> tuple[int
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:
-    """Kill the processes of the session. Under root, the end of the first one ends the pid namespace, and all others."""
+    """Kill the processes of the session. As root, the end of the first process ends the pid namespace, and thus all other
+    processes."""
     try:
         os.killpg(process.pid, signal.SIGKILL)
     except ProcessLookupError:

@@ -1,9 +1,9 @@
 """The audit log: one JSON object per line, with the client, the request, the decision of the access checks, and the result.
 
 `write` appends a line to a list, so that no request waits for the disk. One task writes the lines in batches, on a thread.
-So a crash of the daemon loses the lines of the last `_GATHER` seconds, and a power cut also loses lines that the kernel had
-not written to the disk. With `required`, a call that may change something waits until its `request` line is written, and is
-refused if writing fails.
+So if the daemon crashes, the lines of the last `_GATHER` seconds are lost. In a power cut, lines that the kernel has not
+written to the disk are lost, too. With `required`, a call that may change something waits until its `request` line is
+written, and is refused if writing fails.
 
 On a full disk, lines are kept in memory, up to `_KEEP` bytes, and writing is retried. Lines beyond this limit are dropped
 and counted. The first line that is written afterwards contains the count.
@@ -174,7 +174,7 @@ class Audit:
             await self._flush()
 
     async def _limit(self) -> None:
-        """Stop writing `_PATIENCE` seconds after the cancellation, because a disk that does not respond must not prevent the
+        """Stop writing `_PATIENCE` seconds after the cancellation: a disk that does not respond must not prevent the
         daemon's exit."""
         try:
             await trio.sleep_forever()

@@ -1,5 +1,5 @@
-"""Builds on restricted listeners. If a restricted client may not do something by other requests, it must not be able to do
-it by a build.
+"""Builds on restricted listeners. A restricted client must not be able to use a build for an operation that its other
+requests may not do.
 
 The builder asks the daemon for base images, steps and new images. The engine checks these requests (`engine.building.scope`)
 with the functions that check other requests. Each listener has its own build cache, because a shared cache reveals the

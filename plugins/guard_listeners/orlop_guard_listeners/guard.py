@@ -1,5 +1,5 @@
-"""The checks of one call: role, labels and plugins before the handler runs, and plugins again after it. The call is also
-logged in the audit log.
+"""The checks of one call. Before the handler runs, the role, the labels and the plugins are checked; after it, the plugins
+are asked again. The call is also logged in the audit log.
 
 Implements `orlop_kernel.routing.router.Guard`. All checks use the same `Call` as the handler. So the handler uses the object
 that `label_scope` has resolved, and decodes the body that a plugin has seen.

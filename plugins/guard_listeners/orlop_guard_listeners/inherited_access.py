@@ -34,8 +34,8 @@ def outside_mount(record: ContainerRecord) -> str:
 
 
 def of_others(index: ContainerIndex, host: HostConfig) -> Iterator[str]:
-    """Yields each access to the host that the new container gets through another container. If the other container does not
-    exist yet, this is refused too, because it may be created with any access."""
+    """Yields each access to the host that the new container gets through another container. A container that does not exist
+    yet is refused, too, because it may later be created with any access."""
     given = host.volumes_from or []
     for at, text in enumerate(given):
         name, colon, access = text.partition(":")

@@ -97,4 +97,4 @@ class ListenerGuards:
 
 
 def _nothing() -> None:
-    """Apply a reload if there are no authorization plugins, neither before nor after it."""
+    """Used for a reload if there are no authorization plugins, neither before nor after the reload."""

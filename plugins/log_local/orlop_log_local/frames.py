@@ -69,7 +69,8 @@ def _frame(block: LogBlock, data: bytes, attributes: bytes) -> bytes:
 
 
 def _frame_end(data: bytes, at: int) -> int:
-    """The end of the frame at `at`; -1 if there is no valid frame, 0 if `data` ends before the end of the frame."""
+    """The offset at which the frame at `at` ends. -1 if there is no valid frame at `at`; 0 if `data` contains only the
+    beginning of the frame."""
     if len(data) - at < _START.size:
         return 0 if MAGIC.startswith(data[at : at + len(MAGIC)]) else -1
     magic, length = _START.unpack_from(data, at)

@@ -40,7 +40,7 @@ class Event:
 
     @staticmethod
     def _json(data: bytes) -> bytes:
-        """The line if it is a JSON document; otherwise b""."""
+        """Returns the line if it is a JSON document, otherwise b""."""
         try:
             msgspec.json.decode(data)
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):

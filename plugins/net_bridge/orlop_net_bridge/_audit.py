@@ -78,8 +78,8 @@ def element_of(note: str) -> _plan.Element:
 def compare_table(
     table: str, held: frozenset[_plan.Element] | None, whole: bool, expected: Mapping[_plan.Element, str]
 ) -> Iterator[Drift]:
-    """Compare the table. `held` are the elements in the kernel's table, None if this version did not write the table.
-    `whole`: the sets, chains and rules of the table are the same as this daemon writes. `expected`: see
+    """Compare the table. `held` are the elements in the kernel's table. It is None if another version of Orlop has written
+    the table. `whole`: the sets, chains and rules of the table are the same as this daemon writes. `expected`: see
     `Wanted.elements`."""
     name = f"nft table inet {table}"
     if held is None or not whole:

@@ -1,8 +1,8 @@
 """Removal of UDP flows from the kernel's connection table (conntrack).
 
-As long as a UDP client keeps sending, the kernel keeps its entry. All its packets are then forwarded to the same container
-as its first packet (or to none), even if the rules have changed. So the entries of a port are removed when the port is
-published.
+While a UDP client continues to send, the kernel keeps the client's entry. All packets of the client are then forwarded to
+the same container as the first packet (or to no container), even if the rules have changed. So the entries of a port are
+removed when the port is published.
 
 Only the network thread (see `_worker`) calls this module.
 """

@@ -205,8 +205,8 @@ def delete_default_route(index: int, gateway: str) -> Request:
 
 
 def encode(requests: Sequence[Request], sequence: int) -> bytes:
-    """Encode requests as one datagram, numbered from `sequence`. The kernel executes all of them in order, even after one
-    that fails."""
+    """Encode requests as one datagram, numbered from `sequence`. The kernel executes all requests in order, even if an
+    earlier request fails."""
     parts = []
     for number, request in enumerate(requests, sequence):
         parts.append(_HEADER.pack(_HEADER.size + len(request.body), request.kind, request.flags, number & 0xFFFFFFFF, 0))

@@ -182,8 +182,8 @@ def uplink_elements(names: Iterable[str]) -> frozenset[Element]:
 
 
 def port_elements(endpoint: Endpoint) -> frozenset[Element]:
-    """The elements that forward packets to the endpoint's published ports. There are no elements for bindings to loopback,
-    and for bindings to an IP version in which the endpoint has no address, because the monitor serves them."""
+    """The elements that forward packets to the endpoint's published ports. The monitor serves bindings to loopback, and
+    bindings to an IP version in which the endpoint has no address, so these bindings have no elements."""
     targets: dict[int, str] = {}
     for each in endpoint.addresses:
         interface = ipaddress.ip_interface(each.address)
@@ -241,8 +241,8 @@ def _skeleton(table: str) -> list[str]:
 
 
 def keep_compatible(wanted: frozenset[Element], held: frozenset[Element]) -> frozenset[Element]:
-    """`wanted`, and the elements of `held` that do not conflict with `wanted`. At the start of the daemon, these elements
-    may belong to running containers."""
+    """Returns `wanted`, and those elements of `held` that do not conflict with `wanted`. At the start of the daemon, these
+    elements may belong to running containers."""
     keys = {(element.set, element.key) for element in wanted}
     subnets = [(element.set, ipaddress.ip_network(element.key)) for element in wanted if element.set in _INTERVALS]
 

@@ -42,8 +42,8 @@ class Table:
             raise
 
     def held(self) -> frozenset[_plan.Element] | None:
-        """The elements of the kernel's table; None when another version or program wrote the table, so that it must be
-        replaced."""
+        """The elements of the kernel's table. None if another version or program has written the table: the table must then
+        be replaced."""
         return _plan.read_elements(self.listing())
 
     def is_whole(self, listing: dict[str, Any]) -> bool:

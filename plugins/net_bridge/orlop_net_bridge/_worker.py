@@ -38,8 +38,8 @@ class Worker:
 
     async def run(self, function: Callable[[], T], undo: Callable[[T], None] | None = None) -> T:
         """Run `function` in the thread. If the caller is cancelled before `function` starts, `function` is not run. If the
-        caller is cancelled while `function` runs, `function` is completed, and `undo(result)` then runs in the thread, so
-        that no object is left without an owner."""
+        caller is cancelled while `function` runs, `function` is completed. After that, `undo(result)` runs in the thread, so
+        that no object remains without an owner."""
         if self._closed:
             raise DriverError("cannot change the network: the driver is closed")
         await trio.lowlevel.checkpoint_if_cancelled()

@@ -48,7 +48,7 @@ def _version(address: str) -> int:
 
 
 def _ports_of(endpoint: Endpoint) -> frozenset[_plan.Element]:
-    """The elements of a running container's ports. If the data is invalid, there are none; the endpoint then keeps its link
+    """The elements of a running container's ports. If the data is invalid, the result is empty: the endpoint keeps its link,
     but publishes no ports."""
     try:
         return _plan.port_elements(endpoint)
@@ -114,8 +114,8 @@ class BridgeDriver:
         await self._worker.run(lambda: self._restore(wanted, known))
 
     def _readable(self, network: NetworkSpec) -> Bridge | None:
-        """Parse a recorded network. Returns None if it is invalid; its bridge is then kept, and other networks are
-        restored."""
+        """Parse a recorded network. Returns None if the network is invalid. Its bridge is then kept, and the other networks
+        are restored."""
         try:
             return read_network(network, self._context)
         except (OrlopError, ValueError) as error:
@@ -313,7 +313,8 @@ class BridgeDriver:
     def _detach(self, endpoint: Endpoint, state: EndpointState) -> None:
         known = self._ports.pop(endpoint.id, None)
         gone = _plan.port_elements(endpoint) if known is None else known
-        if known is None:  # an earlier daemon attached the endpoint, so keep elements that other endpoints have since then
+        # An earlier daemon attached the endpoint. Keep the elements that other endpoints have got since then
+        if known is None:
             taken = {(element.set, element.key) for elements in self._ports.values() for element in elements}
             gone = frozenset(element for element in gone if (element.set, element.key) not in taken)
         table = self._open_table()

@@ -26,7 +26,7 @@ class _Line(msgspec.Struct):
 
 _decoder = msgspec.json.Decoder(_Line)
 _PREFIX = re.compile(r"^(?:\S*/)?(?:runc|crun|youki) (run|exec|create|restore) failed: ")
-# crun: `executable file `x` not found in $PATH: No such file or directory`
+# The message of crun: executable file `x` not found in $PATH: No such file or directory
 _CRUN_NOT_FOUND = re.compile(r"executable file [`'\"]?(?P<name>[^`'\"]*)[`'\"]? not found(?: in \$PATH)?")
 
 

@@ -24,8 +24,8 @@ __all__ = ["Erofs"]
 
 @dataclass(slots=True, eq=False)
 class Snapshot(OverlaySnapshot):
-    """`image` is set when the snapshot is an image; otherwise it is a directory. `verified`: the digests of the image have
-    been checked since the start of the daemon."""
+    """`image` is set if the snapshot is an image. If it is not set, the snapshot is a directory. `verified`: the digests of
+    the image have been checked since the start of the daemon."""
 
     image: Image | None = None
     verified: bool = False
@@ -86,7 +86,8 @@ class Erofs(OverlayStorage[Snapshot]):
         return await super().mounts(key, readonly=readonly, volatile=volatile)
 
     async def _verify(self, snapshot: Snapshot) -> None:
-        """Check the digests of the images of a snapshot, once after each start, if the option asks for it."""
+        """If the option `verify` asks for it, check the digests of the images of a snapshot, once after each start of the
+        daemon."""
         if self._options.verify != "digest":
             return
         for each in snapshot.stack():

@@ -54,7 +54,8 @@ def parse_options(pairs: Iterable[tuple[str, str]]) -> Options:
 
 
 def check_options(pairs: Iterable[tuple[str, str]]) -> None:
-    """Raise `InvalidParameter` for invalid options, and `DriverError` when this host lacks what the driver needs."""
+    """Raise `InvalidParameter` for invalid options. Raise `DriverError` if this host lacks a program or a feature that the
+    driver needs."""
     parse_options(pairs)
     check_installed()
 

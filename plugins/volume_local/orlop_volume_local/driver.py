@@ -160,7 +160,7 @@ class LocalVolumes:
         return await trio.to_thread.run_sync(look, abandon_on_cancel=True, limiter=self._looks)
 
     async def _mount_shared(self, mount: Mount, data: str) -> None:
-        """Mount a tmpfs volume on the host, so that all containers share the volume, and so that it stays when a container
+        """Mount a tmpfs volume on the host. So all containers share the volume, and its content stays when a container
         ends."""
         async with self._mounting:
             if not await self._run("check mounts", lambda: os.path.ismount(data)):
@@ -184,7 +184,7 @@ class LocalVolumes:
             raise DriverError(f"cannot {argv[0]} {argv[-1]}: {result.stderr.decode(errors='replace').strip()}")
 
     async def usage(self, name: str) -> Usage:
-        """Usage of a plain directory or a tmpfs; size -1 for other mounts."""
+        """The usage of a plain directory or a tmpfs. For other mounts, the size is -1."""
         kept = await self._kept(name)
         if kept.needs_mount and kept.mount_type != "tmpfs":
             return Usage(-1)

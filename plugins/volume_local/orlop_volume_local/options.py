@@ -82,8 +82,8 @@ def _is_bind(options: str) -> bool:
 
 
 def address_to_resolve(kept: Kept) -> str:
-    """The host name in `addr=` of a network file system, which must be resolved because the kernel needs an IP address; ""
-    for none."""
+    """The host name in `addr=` of a network file system. It must be resolved, because the kernel needs an IP address. "" if
+    no name must be resolved."""
     if kept.mount_type not in _NETWORK:
         return ""
     for word in _words(kept.mount_opts):

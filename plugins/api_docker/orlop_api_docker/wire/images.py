@@ -262,7 +262,8 @@ def _config(image: Image, version: Version) -> Raw:
     try:
         old = msgspec.convert(raw.get("config", {}), ContainerConfig)
     except msgspec.ValidationError:
-        # Fields that only old builders wrote may have any content; all other fields were checked when the image was added
+        # Fields that only old builders wrote were not checked, and may have any content. All other fields were checked when
+        # the image was added
         old = msgspec.convert(msgspec.to_builtins(image.config), ContainerConfig)
     return Raw(encode(old))
 

@@ -1,8 +1,8 @@
 """Lists and removes records of the cache: `du`, `prune`, garbage collection.
 
-A record is removed only if no build uses it and no other record depends on it. So in a chain of records, the newest is
-removed first, as in BuildKit. Records whose layers also belong to images are removed only by a prune of all records. They do
-not count towards limits, because their removal frees no space.
+A record is removed only if no build uses it and no other record depends on it. So of a chain of records, the newest record
+is removed first, as in BuildKit. Records whose layers also belong to images are removed only by a prune of all records. They
+do not count towards limits, because their removal frees no space.
 """
 
 from __future__ import annotations

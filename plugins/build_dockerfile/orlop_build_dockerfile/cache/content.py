@@ -1,8 +1,8 @@
 """Digests of the content of files, for cache keys.
 
-The digest of a file covers all that COPY copies: type, permissions, owner, size, link target, device, extended attributes
-(of "security." only the capability) and bytes. The digest of a directory also covers its entries with their names. The times
-and the path of a file are not covered. All functions block.
+The digest of a file covers everything that COPY copies: type, permissions, owner, size, link target, device, bytes, and
+extended attributes. (Of the attributes that begin with "security.", only the capability is covered.) The digest of a
+directory also covers its entries with their names. The times and the path of a file are not covered. All functions block.
 """
 
 from __future__ import annotations

@@ -37,8 +37,8 @@ T = TypeVar("T")
 @dataclass(slots=True, eq=False)
 class Record:
     """`key` is the cache key of the record's result. Equal steps on results with equal keys have equal keys. `snapshots` are
-    the snapshots of the outputs, by number, and `parents` the snapshots below them. `layers` are the layers of the
-    snapshots, as far as an export has asked the daemon for them."""
+    the snapshots of the outputs, by number, and `parents` the snapshots below them. `layers` are the layers of the snapshots
+    that an export has requested from the daemon so far."""
 
     id: str
     key: str
@@ -176,7 +176,7 @@ class Records:
         return self._by_snapshot.get(snapshot)
 
     def parent(self, snapshot: str) -> str | None:
-        """The snapshot below a record's snapshot; None if the snapshot does not belong to the builder."""
+        """The parent of a record's snapshot; None if the parent does not belong to the builder."""
         record = self._by_snapshot.get(snapshot)
         return None if record is None else record.parents.get(snapshot, "")
 
@@ -261,7 +261,8 @@ class Records:
         return True
 
     def flush_soon(self, nursery: trio.Nursery) -> None:
-        """Call `flush` later, once for all builds that end until then, so that no client waits for it."""
+        """Call `flush` a little later, so that no client waits for it. One call is made for all builds that end in the
+        meantime."""
         if not self._flushing:
             self._flushing = True
             nursery.start_soon(self._flush_later)

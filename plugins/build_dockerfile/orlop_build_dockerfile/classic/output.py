@@ -104,8 +104,8 @@ def image_line(image: str) -> bytes:
 
 
 def error_line(error: BuildFailed) -> bytes:
-    """A failure after the answer has begun, with the message of the classic builder, if that builder has a message for the
-    failure."""
+    """The line for a failure after the answer has begun. If the classic builder has a message for this failure, the line
+    contains this message."""
     message, detail = error.message, {}
     for kind, value in error.details:
         if kind.endswith(_EXIT):

@@ -18,8 +18,8 @@ _LONG = 1 << 20
 
 
 class RequestSession:
-    """Implements `contracts.Session`. The context can be read only once, which suffices because all steps that need it share
-    its vertex."""
+    """Implements `contracts.Session`. The context can be read only once. This suffices, because all steps that need the
+    context share its vertex."""
 
     shared_key = ""
     upload_owner: tuple[int, int] | None = (0, 0)  # as in dockerd's classic builder, whose COPY makes all files root's

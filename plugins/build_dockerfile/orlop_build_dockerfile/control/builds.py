@@ -16,7 +16,7 @@ from orlop_build_dockerfile.session import Sessions
 
 __all__ = ["ActiveBuild", "Builds"]
 
-_WAIT = 5.0  # seconds to wait for the other calls of a build, as in BuildKit
+_WAIT = 5.0  # seconds to wait for the other calls of the same build, as in BuildKit
 _LINGER = 10.0  # seconds to wait for a Status call after the end of its build
 
 
@@ -62,7 +62,7 @@ class Builds:
 
     @asynccontextmanager
     async def open(self, ref: str) -> AsyncIterator[ActiveBuild]:
-        """A new build, until the end of the block. Its progress can be read for some seconds after the end."""
+        """A new build, which ends with the `with` block. Its progress can be read for some seconds after the end."""
         if self._closed:
             raise BuildFailed(self._closed, code=Code.UNAVAILABLE)
         if not ref or (ref in self._builds and not self._builds[ref].over):

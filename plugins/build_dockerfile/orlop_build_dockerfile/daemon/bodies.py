@@ -1,4 +1,5 @@
-"""A request whose body the daemon passes to the builder process, and whose answer the daemon passes back (`POST /build`)."""
+"""Requests such as `POST /build`: the daemon passes the body to the builder process, and passes the answer back to the
+client."""
 
 from __future__ import annotations
 
@@ -48,7 +49,7 @@ class BuildAnswer:
         except Exception as error:  # for example, the request's body is incomplete
             self._error = error
         finally:
-            self._theirs.close()  # ends the answer, unless the builder still has its copy open
+            self._theirs.close()  # this ends the answer, unless the builder still has its copy of the descriptor open
             self._done.set()
 
     async def _send(self) -> None:

@@ -100,7 +100,8 @@ class Link:
         try:
             async with trio.open_nursery() as nursery:
                 await self._receive(nursery)
-                self._lose()  # makes calls to the other side fail, because shielded handlers may be waiting for them
+                # Let the calls to the other side fail, because shielded handlers may be waiting for these calls
+                self._lose()
                 nursery.cancel_scope.cancel()
         finally:
             self._lose()

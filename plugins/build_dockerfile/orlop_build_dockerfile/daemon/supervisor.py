@@ -1,4 +1,4 @@
-"""Starts the builder process when a client needs it, ends it when no client needs it, and cleans up after it.
+"""Starts the builder process when a client needs it, ends the process when no client needs it any more, and cleans up.
 
 A supervisor has the process, its connection, and its workspace in the engine. When the process ends for any reason, its
 steps are killed, its active snapshots are removed and its bases are released. Only then another process may start, because
@@ -250,7 +250,7 @@ class Supervisor:
             process.ended.set()
 
     async def tidy(self) -> None:
-        """Remove leftovers of builds, unless a process is running, because the process has done this when it started."""
+        """Remove leftovers of builds. If a builder process is running, do nothing: it removed leftovers when it started."""
         async with self._starting:
             if self._process is None and not self._closed:
                 await self._sweep()
@@ -344,7 +344,7 @@ class _Process:
             await self._workspace.aclose()
 
     async def _reap(self) -> None:
-        """Wait for the process after the end of its connection, or kill it."""
+        """Called after the end of the connection. Wait until the process has ended; kill it if this takes too long."""
         pidfd = os.pidfd_open(self._popen.pid)
         try:
             with trio.move_on_after(0 if self.users else _END / 2):

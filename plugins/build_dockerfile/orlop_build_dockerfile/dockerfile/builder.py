@@ -85,8 +85,8 @@ class StageBuilder:
         return [*(self.image.config.get("Shell") or default), line]
 
     def path(self, text: str) -> str:
-        """The absolute path of a path that is relative to the working directory. A slash or "/." at its end stays, because
-        it means a directory."""
+        """The absolute path of a path that is relative to the working directory. A slash or "/." at the end is kept, because
+        it shows that the path is a directory."""
         if not text or text == ".":
             text = "./"
         path = joined(self.state.directory, text)

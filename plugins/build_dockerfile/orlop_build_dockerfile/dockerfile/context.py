@@ -58,7 +58,7 @@ def read_files(output: llb.Output | None, files: Iterable[tuple[str, int]], what
 
 
 def follow_paths(paths: Iterable[str]) -> tuple[str, ...]:
-    """The paths that a client must send for these paths of the context; empty if it must send all."""
+    """The paths that a client must send, if the build uses these paths of the context. An empty result means all paths."""
     found = {path.lstrip("/") for path in paths}
     return () if "" in found else tuple(sorted(found))
 

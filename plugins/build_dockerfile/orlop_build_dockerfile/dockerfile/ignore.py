@@ -39,8 +39,8 @@ def _clean(path: str) -> str:
 
 class _Token(msgspec.Struct, frozen=True):
     """A part of a pattern. `kind` is "one" (a character that `chars` matches), "star" (any characters except a slash), "all"
-    (any characters), or "deep" ("**/", any number of directories). A "deep" has two positions: one before it, one inside
-    it."""
+    (any characters), or "deep" ("**/", any number of directories). A part of kind "deep" has two positions, one before it
+    and one inside it."""
 
     kind: str
     chars: re.Pattern[str] | None = None
@@ -96,7 +96,7 @@ class IgnorePatterns:
         self.texts = [pattern.text for pattern in self._patterns]
 
     def excludes(self, path: str) -> bool:
-        """Whether a path is excluded. The last pattern that matches the path, or a directory above it, decides."""
+        """Whether a path is excluded. Of the patterns that match the path or a directory above it, the last one decides."""
         parts = path.split("/")
         above = ["/".join(parts[:end]) for end in range(1, len(parts))]
         excluded = False

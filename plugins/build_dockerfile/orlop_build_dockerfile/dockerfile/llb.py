@@ -1,8 +1,8 @@
 """Graphs of operations, and their encoding (BuildKit's LLB).
 
 A `Vertex` is an operation. Its message refers to inputs by their index, and `Inputs` assigns these indexes. `definition`
-computes digests when it encodes a graph. They are not computed earlier, because a vertex may be completed late: the used
-files of the context are known only at the end.
+computes digests when it encodes a graph. Earlier this is not possible, because some vertices are completed late: only at the
+end is it known which files of the context are used.
 """
 
 from __future__ import annotations
@@ -150,8 +150,8 @@ def _renumber(op: pb.Op, numbers: Sequence[int], count: int) -> None:
 
 
 def definition(output: Output | None, source: SourceFile | None = None) -> pb.Definition:
-    """The graph that makes `output`: operations after their inputs, and then an operation that refers to the output. The
-    graph is empty if there is no output."""
+    """The graph that makes `output`. Operations come after their inputs; the last operation refers to the output. The graph
+    is empty if there is no output."""
     if output is None:
         return pb.Definition()
     written = _Written()

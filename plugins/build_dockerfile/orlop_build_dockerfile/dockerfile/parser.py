@@ -62,7 +62,7 @@ class Parsed(msgspec.Struct, frozen=True):
 
 
 class _Physical:
-    """The lines of a text, with their line ends, and the number of the last read line."""
+    """The lines of a text with their line ends, and the number of the line that was read last."""
 
     def __init__(self, text: str) -> None:
         self._text, self._at, self.number = text, 0, 0
@@ -141,7 +141,7 @@ class _Parser:
         return True
 
     def _trimmed(self, line: str) -> tuple[str, bool]:
-        """The line without its continuation character, and whether the line had no continuation character."""
+        """Returns the line without its continuation character, and true if the line had no continuation character."""
         match = self._continued.search(line)
         return (line, True) if match is None else (line[: match.start()], False)
 

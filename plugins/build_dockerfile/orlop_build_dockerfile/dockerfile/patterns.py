@@ -1,8 +1,8 @@
 """Patterns of `${name#pattern}` and `${name/pattern/text}`: "*", "?", characters, and escapes of these. As in BuildKit, a
 star does not match a newline.
 
-The text after each star matches only at its first possible position. For the longest match, the text after the last star
-matches at its last possible position. So for each part of the pattern, the time is linear in the length of the text.
+The text after a star matches at the first possible position. If the longest match is wanted, the text after the last star
+matches at the last possible position instead. So for each part of the pattern, the time is linear in the length of the text.
 """
 
 from __future__ import annotations

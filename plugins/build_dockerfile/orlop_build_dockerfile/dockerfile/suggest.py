@@ -13,7 +13,8 @@ _MOST = 1000
 
 
 def nearest(word: str, options: Iterable[str], *, ignore_case: bool = False) -> str:
-    """The option that differs from `word` by two edits at most; "" if there is none, or if `word` itself is an option."""
+    """The option that differs from `word` by at most two edits. "" if there is no such option, or if `word` is an option
+    itself."""
     wanted = word.lower() if ignore_case else word
     best, best_distance = "", _FARTHEST + 1
     if len(wanted) > _LONGEST:

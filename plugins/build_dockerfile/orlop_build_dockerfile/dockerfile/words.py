@@ -17,7 +17,7 @@ from .limits import Budget
 __all__ = ["Expanded", "Lexer", "WordError"]
 
 _DEPTH = 50
-_VARIABLE = 100  # each variable counts as this many characters besides its value, because it becomes a list item
+_VARIABLE = 100  # each variable counts as 100 characters more than its value, because it becomes a list item
 _NAME = re.compile(r"[0-9]+|[@*#?\-$!]|[^\W\d]\w*")
 _MODIFIERS = "+-?#%"
 _SPACE = re.compile(r"\s+")
@@ -28,8 +28,8 @@ class WordError(ValueError):
 
 
 class Expanded(msgspec.Struct, frozen=True):
-    """`words` is the text split at spaces that are neither quoted nor escaped. `matched` and `unmatched` are the
-    names of the variables that were and were not set, in the order of their use."""
+    """`words` is the text split at spaces that are neither quoted nor escaped. `matched` are the names of used variables
+    that are set, `unmatched` those that are not set, both in the order of use."""
 
     text: str
     words: list[str]

@@ -56,8 +56,8 @@ class Target(msgspec.Struct, frozen=True):
 
 
 class Composed(msgspec.Struct, frozen=True):
-    """Each of the `manifests` comes before the index that lists it; the last is the root. `config` is the digest of the
-    configuration, "" if there are several. `parts` are the images for the daemon's store, by platform."""
+    """`manifests` are sorted: each manifest comes before the index that lists it, and the last one is the root. `config` is
+    the digest of the configuration, "" if there are several. `parts` are the images for the daemon's store, by platform."""
 
     root: Blob
     manifests: Sequence[Manifest]

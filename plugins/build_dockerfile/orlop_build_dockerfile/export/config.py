@@ -115,9 +115,9 @@ def _fit(history: list[dict[str, Any]], layers: Sequence[BuiltLayer], now: float
 
 
 def _date(history: list[dict[str, Any]], now: str) -> None:
-    """Set the time of all entries without a layer: the time of the layer before it, or of the first new layer if there is no
-    layer before it. So a build whose steps are all cached results in the same image again (as in buildkit
-    exporter/containerimage/writer.go)."""
+    """Set the time of all entries without a layer. Such an entry gets the time of the last layer before it. If there is no
+    layer before it, it gets the time of the first new layer. So a build whose steps are all cached results in the same image
+    again (as in buildkit exporter/containerimage/writer.go)."""
     times = [entry.get("created") for entry in history]
     new = next((number for number, time in enumerate(times) if not time), len(times))
     last = next((time for time in times[new:] if time), None) or next((time for time in reversed(times) if time), now)

@@ -1,7 +1,6 @@
 """Containers that a frontend makes (`NewContainer`), until it releases them or ends.
 
-A container owns its mounts from its creation on. It runs when its first process is started, and is over when that process
-has ended.
+A container owns its mounts from its creation on. It runs from the start of its first process to the end of this process.
 """
 
 from __future__ import annotations
@@ -80,7 +79,8 @@ class Container:
 
     @contextmanager
     def process(self) -> Iterator[StepContainer]:
-        """For the duration of a process, or of a call about it. The block is cancelled when the container is released."""
+        """Use the container in a `with` block for a process, or for a call about a process. If the container is released,
+        the block is cancelled."""
         if self._released.is_set() or self._inner is None:
             raise BuildFailed(f"container {self.name} was released", code=Code.NOT_FOUND)
         scope = trio.CancelScope()

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
 __all__ = ["run_image"]
 
-_MOST = 8  # limit for the frontends of a build at the same time, because a frontend may start another frontend
+_MOST = 8  # limit of the frontends of one build that run at the same time, because a frontend may start another frontend
 _ENDING = 5.0  # seconds for the program to end after it has returned its result
 _STDERR = 4096  # bytes of standard error in the message of a failure
 _SERVING = b"\x08\x01"  # HealthCheckResponse{status: SERVING}
@@ -121,8 +121,8 @@ def _source(base: Base, name: str) -> ops_pb2.Definition:
 async def _run(
     job: SolverJob, name: str, config: _ImageConfig, options: Mapping[str, str], snapshot: str, state: FrontendState
 ) -> None:
-    """Run the program to its end. Raises an error if the program fails, unless the program has returned an error before,
-    because that error is more specific."""
+    """Run the program to its end. Raises an error if the program fails. If the program has returned an error before, nothing
+    is raised, because the returned error is more specific."""
     worker = Worker(job.core.settings, CAPABILITIES)
     args = tuple(config.entrypoint or ("/run",))
     digest = "sha256:" + uuid.uuid4().hex * 2
@@ -217,7 +217,7 @@ async def _serve(job: SolverJob, step: Step, worker: Worker, state: FrontendStat
 
 
 async def _end_soon(state: FrontendState, scope: trio.CancelScope) -> None:
-    """Kill a program that keeps running after its result."""
+    """Kill a program that continues to run after it has returned its result."""
     await state.wait_returned()
     await trio.sleep(_ENDING)
     scope.cancel()

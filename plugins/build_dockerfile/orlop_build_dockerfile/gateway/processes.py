@@ -1,8 +1,9 @@
 """`ExecProcess`: one stream of messages with a frontend, for any number of processes in its containers.
 
-The first process that is started in a container is the container's own; the container ends with it. As in BuildKit, a
-process that cannot be started is reported as started and ended. A frontend that does not read its messages stops the output
-of its processes, and input that a process does not read stops the messages of the frontend, so that nothing piles up here.
+The first process that is started in a container is the main process of the container: the container ends when this process
+ends. As in BuildKit, a process that cannot be started is reported as started and ended. While a frontend does not read its
+messages, no output is read from its processes. While a process does not read its input, no messages are read from the
+frontend. So the builder needs little memory.
 """
 
 from __future__ import annotations

@@ -17,7 +17,7 @@ from orlop_build_dockerfile.pb.ops_pb2 import Definition
 
 __all__ = ["FrontendState"]
 
-_WAIT = 5.0  # seconds to wait for the other calls of a build, as in BuildKit
+_WAIT = 5.0  # seconds to wait for the other calls of the same build, as in BuildKit
 _REFS = 10_000
 _SOLVE = "github.com/moby/buildkit/errdefs.Solve+json"
 

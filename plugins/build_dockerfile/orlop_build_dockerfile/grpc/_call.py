@@ -36,7 +36,7 @@ class CallOwner(Protocol):
         ...
 
     async def window_opened(self) -> None:
-        """Wait until the peer allows more data on some stream, or the connection ends."""
+        """Wait until the peer allows more data on any stream, or until the connection ends."""
         ...
 
     def count_early(self, change: int) -> None:
@@ -142,7 +142,7 @@ class Call:
 
     async def receive(self) -> bytes | None:
         """The next message, or None at the end. Raises RpcError for a status other than OK, and if the call has ended
-        otherwise."""
+        without a status."""
         batch = await self.receive_batch(1)
         return batch[0] if batch else None
 
@@ -228,8 +228,8 @@ class Call:
         self.mid_message = False
 
     def finish_sending(self) -> None:
-        """Tell the server that the client has sent all its messages. Has no effect for a server, because a server's call
-        ends when its handler ends."""
+        """Tell the server that the client has sent all its messages. On a server, this has no effect: there, a call ends
+        when its handler ends."""
         if self._owner.client and not self.sent_all:
             self.sent_all = True
             try:

@@ -153,7 +153,7 @@ class Http2:
         config = h2.config.H2Configuration(client_side=client, header_encoding=None)
         self._h2 = h2.connection.H2Connection(config)
         codes = h2.settings.SettingCodes
-        # `local_settings.update` is not used, because it waits for the acknowledgement of a SETTINGS frame that is never
+        # With `local_settings.update`, h2 would wait for the acknowledgement of a SETTINGS frame, and this frame is never
         # sent
         self._h2.local_settings = h2.settings.Settings(
             client=client,
@@ -225,9 +225,9 @@ class Http2:
         return events
 
     def _run(self, number: int, data: bytes, start: int, end: int, events: list[Event]) -> int:
-        """Make one event of a DATA frame without flags and of all DATA frames on the same stream that follow it in `data`,
-        because grpc-go sends each message in a separate frame. `start` and `end` are the limits of the first frame's
-        payload. Returns the end of the last frame."""
+        """Make one event for a DATA frame without flags and all DATA frames of the same stream that follow it in `data`.
+        There are many such frames, because grpc-go sends each message in a separate frame. `start` and `end` are the limits
+        of the first frame's payload. Returns the end of the last frame."""
         pieces, total = [data[start:end]], end - start
         unpack, limit = _FRAME.unpack_from, len(data) - 9
         while end <= limit:

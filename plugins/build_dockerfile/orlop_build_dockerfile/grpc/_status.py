@@ -113,7 +113,7 @@ def from_reset(code: int) -> RpcError:
 
 
 def from_http(status: str) -> RpcError:
-    """The status for an HTTP status other than 200, which a proxy sends, not a gRPC server."""
+    """The gRPC status for an HTTP status other than 200. Such an HTTP status comes from a proxy, not from a gRPC server."""
     codes = {
         "400": Code.INTERNAL,
         "401": Code.UNAUTHENTICATED,

@@ -32,10 +32,12 @@ T = TypeVar("T")
 _log = logging.getLogger("orlop.build")
 
 STARTED, COMPLETE, DELETED = 0, 1, 2
-# Limit for records; needed because a record is only deleted if it exceeds both `maxEntries` and `maxAge`
+# Limit for the number of records. `maxEntries` is not enough, because a record is deleted only if it exceeds both
+# `maxEntries` and `maxAge`
 _MOST_RECORDS = 1000
 _MOST_BYTES = 256 << 20  # limit for the bytes of blobs
-_MOST_MEMORY = 32 << 20  # limit for the bytes of records, because clients choose their content and they are kept in memory
+# limit for the bytes of records, because records are kept in memory, and clients choose their content
+_MOST_MEMORY = 32 << 20
 _WAITING = 1000  # limit for the events that are kept for a slow listener
 
 

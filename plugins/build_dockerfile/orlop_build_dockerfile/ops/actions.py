@@ -37,7 +37,7 @@ def attributes_of(owner: tuple[int, int] | None, timestamp: int) -> Attributes:
 
 
 def _keep_suffix(path: str) -> str:
-    """Clean a path, but keep "/" or "/." at its end, because this end changes the meaning of a destination."""
+    """Clean a path, but keep "/" or "/." at its end, because it changes the meaning of a destination."""
     cleaned = clean(path)
     if path.endswith("/.") and cleaned != "/":
         return cleaned + "/."

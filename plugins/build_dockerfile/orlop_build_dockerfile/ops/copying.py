@@ -53,8 +53,8 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class _Pending:
-    """A directory of the target that is made only when its first entry is copied, because the patterns may include no entry
-    of its source. `fd` is -1 until the directory is made."""
+    """A directory of the target. It is created when its first entry is copied, because the patterns may exclude all entries
+    of the source directory. `fd` is -1 until the directory is made."""
 
     def __init__(self, above: _Pending | None, name: str, place: str) -> None:
         self.above, self.name, self.place = above, name, place
@@ -124,7 +124,7 @@ class Copier:
             return os.open(name, _DIRECTORY, dir_fd=parent)
 
     def _top(self, source: int, base: int, name: str) -> None:
-        """Copy a directory. If the target directory exists, it keeps its owner and mode, and gets the time."""
+        """Copy a directory. If the target directory exists, it keeps its owner and mode, and gets the time of the source."""
         info = os.fstat(source)
         if not name:
             with opened(os.open(".", _DIRECTORY, dir_fd=base)) as fd:

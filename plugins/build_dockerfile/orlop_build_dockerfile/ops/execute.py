@@ -54,7 +54,8 @@ async def execute(job: SolverJob, vertex: Vertex, inputs: list[Value]) -> Mappin
 
 
 def missing_entitlement(job: SolverJob, op: ops_pb2.ExecOp) -> str:
-    """An entitlement that a command needs, and that the client has not allowed the build; "" if none is missing."""
+    """An entitlement that the command needs, but that the client has not given to the build. "" if no entitlement is
+    missing."""
     wanted = []
     if op.network == ops_pb2.HOST:
         wanted.append("network.host")
@@ -194,8 +195,7 @@ async def run_step(job: SolverJob, step: Step, shown: Shown) -> int:
             finally:
                 for _, writer in ends:
                     writer.close()
-                # A process that a step left behind may keep the pipe open; the output of the step itself is in the pipe
-                # already
+                # A leftover process of the step may keep the pipe open. All output of the step itself is in the pipe already
                 showing.cancel_scope.deadline = trio.current_time() + 5
 
 

@@ -96,8 +96,8 @@ async def _selected(text: ops_pb2.FileActionCopy, action: ops_pb2.FileAction, in
 
 
 class _Run:
-    """One execution of a file operation. If only one action uses the result of another action, it continues on the same
-    snapshot, so a chain of actions makes one snapshot. All other results are committed."""
+    """One execution of a file operation. If only one action uses the result of an action, it works on the same snapshot. So
+    a chain of actions makes one snapshot. All other results are committed."""
 
     def __init__(self, job: SolverJob, vertex: Vertex, inputs: list[Value], archive_owner: Owner = None) -> None:
         """`archive_owner`: of all files that are unpacked, instead of their archive's owners."""
@@ -122,7 +122,7 @@ class _Run:
             return await self._core.records.add(key, outputs, lease, description=self._name[:500])
 
     def _shared(self, number: int) -> bool:
-        """Whether the result of an action has other users than one following action that changes it."""
+        """False if the result of an action is used only by one later action, which changes it. Otherwise true."""
         index = self._count + number
         return self._op.actions[number].output >= 0 or index in self._read_from or self._changes[index] != 1
 

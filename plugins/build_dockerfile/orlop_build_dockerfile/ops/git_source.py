@@ -1,7 +1,7 @@
 """The source git: repositories, fetched by the host's git program. A commit that was fetched before is taken from the cache.
 
-The program runs without the machine's configuration, hooks, credential helpers and local protocols, because the author of a
-repository decides what the program reads."""
+The author of a repository decides what the program reads. The program therefore runs without the machine's configuration,
+hooks, credential helpers and local protocols."""
 
 from __future__ import annotations
 

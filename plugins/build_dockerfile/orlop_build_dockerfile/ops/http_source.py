@@ -37,7 +37,7 @@ __all__ = ["http_source"]
 _TIMEOUT = 60.0  # seconds without data
 _CHUNK = 1 << 20
 _AGENT = "orlop-build"
-_SESSION = "http://buildkit-session/"  # an address that means the client, which sends its context as an archive
+_SESSION = "http://buildkit-session/"  # URLs that begin with this text mean archives that the client sends as its context
 
 
 class _Wanted(msgspec.Struct, frozen=True):

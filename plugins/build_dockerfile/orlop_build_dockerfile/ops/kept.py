@@ -27,7 +27,7 @@ _REMOVAL = 30.0  # seconds
 
 
 async def keep_failed(job: SolverJob, op: ops_pb2.Op, inputs: list[Value], mounts: StepMounts) -> FailedCommand | None:
-    """Keep what a failed command has written, until the end of the build. Returns None if that fails, too."""
+    """Keep the files that a failed command has written, until the end of the build. Returns None if they cannot be kept."""
     from orlop_build_dockerfile.solver.job import ValueRef
 
     async def remove(key: str) -> None:

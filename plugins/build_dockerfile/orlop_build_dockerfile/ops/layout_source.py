@@ -1,7 +1,7 @@
 """The source oci-layout: images in OCI layouts in directories of the client (`--build-context NAME=oci-layout://DIRECTORY`),
 read through the client's content stores.
 
-As with imported caches, a layer is made a snapshot only if a step needs it and no stored image has it.
+As with imported caches, a layer is fetched and made a snapshot only if a step needs the layer, and no stored image has it.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 build receives only changes.
 
 From the transfer to the end of the build, a directory belongs to one build; another build with the same key gets another
-directory. So no directory changes during a build, and steps read the directory without a copy.
+directory. So the directory does not change during the build, and steps can read it without a copy.
 """
 
 from __future__ import annotations
@@ -172,8 +172,8 @@ async def local(job: SolverJob, vertex: Vertex, name: str) -> Directory:
 
 
 async def _take(job: SolverJob, session: Session, wanted: LocalDirectory, hint: str) -> Record:
-    """A directory that no other build uses: an unused directory of an earlier build with this key, otherwise a new
-    directory."""
+    """A directory that no other build uses. If an earlier build with this key has left an unused directory, this directory
+    is returned; otherwise a new directory."""
     shared = session.shared_key or session.id
     patterns = json.dumps([list(wanted.include), list(wanted.exclude), list(wanted.follow)])
     key = join_key("directory", shared, hint, wanted.name, patterns)

@@ -12,7 +12,7 @@ from .cancelling import checkpoint
 
 __all__ = ["Matcher", "glob_match", "has_wildcard"]
 
-# Number of patterns after which the code checks whether the build has been cancelled; with a long path, a pattern takes
+# After this number of patterns, the code checks whether the build was cancelled. With a long path, a pattern takes
 # milliseconds
 _OFTEN = 16
 
@@ -54,7 +54,8 @@ def _component(pattern: str) -> re.Pattern[str]:
 
 
 class _Path:
-    """A pattern for a path. A component "**" matches any number of components; at the end of the pattern, at least one."""
+    """A pattern for a path. A component "**" matches any number of components. At the end of the pattern, it matches at
+    least one component."""
 
     def __init__(self, pattern: str) -> None:
         self._parts: list[re.Pattern[str] | None] = []
@@ -146,8 +147,8 @@ class Matcher:
         return self.match_below(path, ())[0]
 
     def match_below(self, path: str, above: Sequence[bool]) -> tuple[bool, tuple[bool, ...]]:
-        """Whether a path matches, and which patterns match it or a directory above it. `above` is the second value that this
-        method returned for the directory of the path, () at the top."""
+        """Returns whether a path matches, and a list that tells which patterns match it or a directory above it. `above` is
+        the list that this method has returned for the directory of the path; () for the top."""
         matched, each = False, []
         for number, (negated, pattern) in enumerate(self._patterns):
             if number % _OFTEN == 0:

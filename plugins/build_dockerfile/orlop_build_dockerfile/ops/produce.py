@@ -1,5 +1,5 @@
-"""The common part of commands and changes of files: look the result up in the cache, or make it once for all waiting
-builds."""
+"""The common part of commands and changes of files. It finds the result in the cache, or makes the result once for all
+waiting builds."""
 
 from __future__ import annotations
 

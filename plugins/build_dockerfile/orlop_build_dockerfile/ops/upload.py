@@ -1,8 +1,8 @@
 """An archive that a client uploads as its context, in a request whose body is the archive.
 
-A long plain tar that is only unpacked is sent from the connection to the daemon's unpack worker, without a copy in the
-builder. The files stay in a directory until the build ends. In all other cases the archive is stored as a snapshot with one
-file.
+If the archive is a long plain tar that is only unpacked, its bytes go from the connection to the daemon's unpack worker,
+without a copy in the builder. The files stay in a directory until the build ends. In all other cases the archive is stored
+as a snapshot with one file.
 """
 
 from __future__ import annotations

@@ -9,6 +9,7 @@ steps.py     imports and exports of one job
 buildkit.py contents.py                   BuildKit's keys of steps and of files
 buildkit_steps.py buildkit_records.py     the steps of a job in caches of BuildKit, and in exported caches
 
-The format is the same as BuildKit's (cache/remotecache/v1/doc.go). An exported result has two records: one with Orlop's own
-key, which covers the inputs, and, if BuildKit has a key for the step, one with this key, which names records of the inputs.
+The format is the same as BuildKit's (cache/remotecache/v1/doc.go). An exported result has one or two records. The first has
+Orlop's own key, which covers the inputs. If BuildKit has a key for the step, there is a second record with this key, which
+names the records of the inputs.
 """

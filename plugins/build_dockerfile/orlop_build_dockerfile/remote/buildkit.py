@@ -1,7 +1,7 @@
 """BuildKit's keys of steps, by which its records in caches are found (solver/llbsolver/ops: `CacheMap`; solver/cachekey.go).
 
-The key of a step covers its operation alone. Records name their inputs, each by the number of another record: that of the
-step which makes the input, or one whose key is the digest of the input's content. Pure functions.
+The key of a step covers its operation alone. A record names its inputs by the numbers of other records. Such a record
+belongs to the step that makes the input, or its key is the digest of the input's content. All functions are pure.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _HTML = str.maketrans({"<": "\\u003c", ">": "\\u003e", "&": "\\u0026", "\u2028":
 
 
 class Selector(msgspec.Struct, frozen=True):
-    """A part of an input. `whole`: the path alone selects it, without a pattern."""
+    """A part of an input. `whole` is true if only a path selects the part, without a pattern."""
 
     path: str = "/"
     whole: bool = True
@@ -67,13 +67,14 @@ class CacheGraph:
         return self._numbers.get(digest, ())
 
     def contents(self, number: int, index: int) -> Iterable[int]:
-        """The records by which an input of a record may be found by content: they have no inputs and no selector."""
+        """The records by which an input of a record can be found by its content. These records have no inputs and no
+        selector."""
         inputs = self.records[number].inputs
         return (link for link, selector in inputs[index] if not selector) if index < len(inputs) else ()
 
     def matches(self, digest: str, inputs: Sequence[Mapping[int, str]]) -> set[int]:
-        """The records with this key whose inputs are found. `inputs` are, for each input, the records that it is known by
-        and their selectors."""
+        """The records with this key whose inputs are found. `inputs` contains, for each input, the numbers of its records,
+        with their selectors."""
         return {
             number
             for number in self.find(digest)
@@ -118,7 +119,8 @@ def content_key(digests: Iterable[str]) -> str:
 
 
 def step_key(vertex: Vertex, platform: str) -> StepKey | None:
-    """The key of an operation; None if the operation has none here. `platform` is the default one ("linux/amd64")."""
+    """The key of an operation; None if this module has no key for the operation. `platform` is the default platform
+    ("linux/amd64")."""
     if vertex.op.HasField("exec"):
         return _exec_key(vertex, platform)
     if vertex.op.HasField("file"):
@@ -222,8 +224,8 @@ def _selected(parts: Sequence[Selector]) -> Needs:
 
 
 def _is_usual(indexes: Sequence[Sequence[int]]) -> bool:
-    """Whether each action continues with the result of the one before. BuildKit leaves out such indexes, as its first
-    versions did with all."""
+    """Whether each action uses the result of the previous action. BuildKit then leaves out the indexes. (Its first versions
+    left out all indexes.)"""
     last = len(indexes) - 1
     return bool(indexes) and all(
         own == (0 if number == 0 else last + number) and source in (-1, 1) and output == (0 if number == last else -1)

@@ -1,4 +1,5 @@
-"""Describes the steps of a job by BuildKit's keys, for exported caches: the records of a step name those of its inputs."""
+"""Describes the steps of a job by BuildKit's keys, for exported caches. The records of a step name the records of its
+inputs."""
 
 from __future__ import annotations
 
@@ -24,8 +25,8 @@ _Numbers = Mapping[int, list[int]]
 
 
 class Described:
-    """The records of the steps of some graphs, inputs first. `numbers` has the record of each step's output. A step whose
-    key is not known, or one of whose inputs has no record, has none."""
+    """The records of the steps of some graphs, inputs first. `numbers` has the record of each step's output. A step has no
+    record if its key is not known, or if one of its inputs has no record."""
 
     def __init__(self, job: SolverJob, steps: BuildKitSteps) -> None:
         self._job, self._steps = job, steps

@@ -97,7 +97,7 @@ class BuildKitSteps:
         return any(cache.matches(key, [*inputs[:number], contents, *inputs[number + 1 :]]) for key in keys)
 
     async def _input(self, graph: Graph, wanted: Output, needs: Needs, cache: CacheGraph) -> dict[int, str]:
-        """The records that an input is known by without a step being run, and the selector with which each is used."""
+        """The records of an input that are known before a step is run, each with its selector."""
         found = dict.fromkeys(self._known[id(cache), wanted[0]].get(wanted[1], ()), needs.selector)
         if key := await self.content_of_sent(graph, wanted, needs):
             found.update(dict.fromkeys(cache.find(key), ""))

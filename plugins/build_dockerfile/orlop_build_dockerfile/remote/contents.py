@@ -1,7 +1,7 @@
 """Digests of files in BuildKit's form (cache/contenthash): for directories that a client has sent. All functions block.
 
-A digest covers a header as in tarsum, without name and time, and the bytes of a file; that of a directory covers the names
-and digests of its entries. The root of a directory that was sent has an empty header.
+The digest of a file covers a header as in tarsum (without name and time) and the file's bytes. The digest of a directory
+covers the names and digests of its entries. The root of a directory that was sent has an empty header.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ class _Unknown(Exception):
 
 
 def content_digest(root: int, path: str, *, sent: bool) -> str | None:
-    """The digest of a path below `root`, after symlinks were followed; None if the path does not exist, and for files with
-    owners or extended attributes. `sent`: a client has sent the directory."""
+    """The digest of a path below `root`. Symlinks are followed. None if the path does not exist, or if a file has an owner
+    or extended attributes. `sent`: a client has sent the directory."""
     try:
         with opened(linux.open_in_root(root, clean(path), os.O_PATH)) as found:
             top, real = (os.readlink(f"/proc/self/fd/{fd}") for fd in (root, found))

@@ -29,8 +29,8 @@ __all__ = ["export_cache", "steps_of"]
 
 
 class Steps(NamedTuple):
-    """The results of steps, by their digests in caches, and the records of BuildKit's keys, whose `result` is such a
-    digest."""
+    """The results of steps, by their digests in caches. Also the records with BuildKit's keys; `result` of such a record is
+    one of these digests."""
 
     made: Mapping[str, Made]
     records: Sequence[CacheRecord]

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 __all__ = ["RemoteSteps", "result_key"]
 
-_HERE = "remote "  # prefix of keys for outputs; the rest of the key is a result key
+_HERE = "remote "  # prefix of the keys of outputs; a result key follows the prefix
 
 
 def result_key(key: str, output: int) -> str:

@@ -69,7 +69,7 @@ class ClientSession:
         self._connection.close()
 
     async def _check_health(self) -> None:
-        """End the session if the client is stopped or hangs, because such a client keeps its connection. A PING is not used,
+        """End the session if the client is stopped or hangs: such a client keeps its connection open. A PING is not used,
         because grpc-go's servers refuse frequent PINGs."""
         if HEALTH not in self._methods:
             return

@@ -1,6 +1,6 @@
 """The list of a directory's last transfer, in a file next to the directory.
 
-If the next list of a sender is the same, byte for byte, the directory is unchanged and need not be read. The file is removed
+If the sender's next list is the same, byte for byte, the directory is unchanged, and need not be read. The file is removed
 before a transfer changes the directory, and written when the transfer is complete, so an interrupted transfer leaves no
 file. The list is valid until the next boot, because a power cut may lose listed files.
 """

@@ -33,9 +33,9 @@ class _Open:
 
 class Receiver:
     """Makes a directory equal to the sender's directory. `size` is the number of bytes in packets, `requested` the number of
-    files whose content was requested. `done` is set when all files exist and the sender has sent FIN. `state` is then a name
-    for the content of the directory ("" if unknown); it is the same as long as the content does not change. `beside` is the
-    path of a file for the list of the last transfer."""
+    files whose content was requested. `done` is set when all files exist and the sender has sent FIN. After that, `state` is
+    a name for the content of the directory ("" if unknown). The name stays the same until the content changes. `beside` is
+    the path of a file for the list of the last transfer."""
 
     def __init__(self, root: str, beside: str = "") -> None:
         self._tree = Tree(root)

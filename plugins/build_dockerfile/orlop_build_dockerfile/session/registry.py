@@ -1,4 +1,4 @@
-"""The open sessions, by their ids. A build and its session begin at the same moment, in any order."""
+"""The open sessions, by their ids. A build and its session begin at nearly the same time; either may be first."""
 
 from __future__ import annotations
 

@@ -102,8 +102,9 @@ class Core:
             await active.discard()
 
     async def shared_step(self, job: SolverJob, key: str, work: Callable[[Lease], Awaitable[Record]]) -> Record:
-        """Run a step, unless an equal step is running already, for this or another build. If a step failed because its build
-        has ended, it is run again for the other waiting builds. `work` gets the lease for its records."""
+        """Run a step, unless an equal step is running already, for this or another build. If the step fails because its
+        build has ended, the step is run again for the other builds that wait for it. `work` gets the lease for its
+        records."""
 
         async def run() -> Record:
             lease = Lease()

@@ -242,8 +242,8 @@ class SolverJob:
         return await self._bases.run(key, work)
 
     def hold(self, digest: str) -> None:
-        """Register a base image, which is released at the daemon when the build ends. It is released as many times as `hold`
-        was called."""
+        """Register a base image, which is released at the daemon when the build ends. It is released once for each call of
+        `hold`."""
         self._held.append(digest)
 
     async def base_of(self, snapshot: str) -> Base | None:
@@ -411,8 +411,8 @@ def _missing(verb: str, path: str, error: OSError) -> BuildFailed:
 
 
 def _read(root: int, path: str, offset: int, length: int) -> tuple[bytes | None, bool]:
-    """Returns a part of a file, or the whole content of a small file, and whether it is the whole content. None if there is
-    no file."""
+    """Returns a part of a file, and whether this part is the whole content. A small file is returned as a whole. None if
+    there is no file."""
     try:
         with paths.opened(linux.open_in_root(root, paths.clean(path), os.O_RDONLY | os.O_NONBLOCK)) as fd:
             info = os.fstat(fd)

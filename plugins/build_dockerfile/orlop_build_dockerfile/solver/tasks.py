@@ -1,4 +1,5 @@
-"""Shared work. It runs once for each key, and is cancelled when no task waits for it any more."""
+"""Shared work. The work for a key runs only once, even if several tasks wait for it. When no task waits any more, the work
+is cancelled."""
 
 from __future__ import annotations
 
@@ -37,7 +38,8 @@ class SharedTasks(Generic[T]):
     def __init__(self, nursery: trio.Nursery, *, keep: bool = False) -> None:
         self._nursery, self._keep = nursery, keep
         self._tasks: dict[Hashable, _Task[T]] = {}
-        self._running: set[_Task[T]] = set()  # includes tasks for which no caller waits, and which have not ended yet
+        # also includes tasks that have not ended yet, although no caller waits for them
+        self._running: set[_Task[T]] = set()
         self._closed = False
 
     def __len__(self) -> int:
