@@ -127,8 +127,8 @@ class _Job:
         self.operations = operations
         self.done = trio.Event()
         self.error: Exception | None = None
-        # Deletion of an object's row frees space: its files are removed too. Events have no files, and may be lost on a full
-        # disk
+        # Deletion of an object's row frees space: the object's files are removed too. Events have no files, and may be lost
+        # on a full disk
         self.frees_space = any(not isinstance(each, Put) and each.table != "events" for each in operations)
 
 

@@ -1,4 +1,4 @@
-"""The lifecycle of one container: start, run, exit. These are the steps at its exit, in order:
+"""The lifecycle of one container: start, run, exit. When the container exits, the monitor takes these steps, in order:
 
 output read to its end (2 s at most), log closed, `exit.json` written, `Exited` announced, attached streams ended, runtime
 state deleted, monitor exits (which destroys the root mounts, network namespace and listeners). The last step may take long,

@@ -129,8 +129,8 @@ class _TcpListener:
             self._relays.add(_Relay(self._loop, client, upstream, self.target, self._relays.discard))
 
     def _pause(self) -> None:
-        """Called when no descriptor is free: stop watching the listener for a moment. It stays readable, so the loop would
-        spin."""
+        """Called when no descriptor is free: stop watching the listener for a moment. The listener stays readable, so the
+        loop would never wait."""
         self._loop.on_readable(self._sock.fileno(), None)
         self._resume = self._loop.call_later(BACK_OFF, self._listen)
 

@@ -1,4 +1,4 @@
-"""The stage: trees outside of the container's root, which the OCI spec binds into the root (see `protocol.Tree`).
+"""The stage: trees outside of the container's root. The OCI spec binds these trees into the root (see `protocol.Tree`).
 
 A subpath of a volume is resolved inside the volume and mounted by descriptor, in the monitor's mount namespace. The runtime
 then binds from this mount, so that other containers cannot redirect the bind by changing symlinks in the volume. The stage

@@ -100,8 +100,8 @@ def _subdirectories(entries: list[Entry], device: int) -> list[str]:
 
 
 def _up(fd: int, root: int, stack: list[tuple[str, tuple[int, int], list[str]]]) -> int:
-    """Return a descriptor of the parent of the directory `fd`, whose stack entry was just popped. If the directory has been
-    moved, continue at the root and drop the levels in between."""
+    """Return a descriptor of the parent of the directory `fd`. The caller has just popped the entry of `fd` from `stack`. If
+    the directory has been moved, continue at the root and drop the levels in between."""
     if not stack:
         return fd
     parent = os.open("..", _DIRECTORY, dir_fd=fd)

@@ -33,7 +33,7 @@ def check_root(root: str) -> None:
 
 
 def plain_mount(diff: str, *, readonly: bool) -> tuple[Mount, ...]:
-    """The mount of a single layer, which needs no overlay."""
+    """The mount of a single layer. A single layer needs no overlay."""
     return (Mount("bind", diff, "", ("bind", "ro" if readonly else "rw", "rprivate")),)
 
 

@@ -83,8 +83,9 @@ class SnapshotRecord(msgspec.Struct, frozen=True):
 
 
 class SnapshotIndex:
-    """The index in `directory`, which it owns. Concurrent calls must be for different keys. `load` moves invalid entries to
-    `damaged/`. All other snapshots remain usable, and the keys of the invalid entries can be used again."""
+    """The index in `directory`. No other code may change this directory. Concurrent calls must be for different keys. `load`
+    moves invalid entries to `damaged/`. All other snapshots remain usable, and the keys of the invalid entries can be used
+    again."""
 
     def __init__(self, directory: str) -> None:
         self._directory = directory

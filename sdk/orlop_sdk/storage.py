@@ -193,8 +193,8 @@ class DeferredSync(Protocol):
     disk."""
 
     async def commit_unsynced(self, key: str, name: str) -> None:
-        """Like `commit`, but not durable: a power cut may lose the snapshot, or parts of its files. If `make_durable` had
-        not returned before a power cut, the daemon then removes the snapshot. A crash of the daemon alone loses nothing."""
+        """Like `commit`, but not durable: a power cut may lose the snapshot, or parts of its files. After a power cut, the
+        daemon removes the snapshot unless `make_durable` had returned. A crash of the daemon alone loses nothing."""
         ...
 
     async def make_durable(self, key: str) -> None:

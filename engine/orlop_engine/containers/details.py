@@ -88,13 +88,13 @@ class Details(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def shown_mounts(record: ContainerRecord) -> list[MountRecord]:
-    """The mounts shown to clients. A `--tmpfs` is shown in `HostConfig` only."""
+    """The mounts of the record that clients see. A `--tmpfs` is not among them: it is shown in `HostConfig` only."""
     hidden = {normal_target(path) for path in record.host_config.tmpfs or ()}
     return [mount for mount in record.mounts if mount.type != "tmpfs" or mount.destination not in hidden]
 
 
 def mounts(volumes: Volumes, record: ContainerRecord) -> list[MountRecord]:
-    """The mounts that are shown to clients. Mounts of volumes include the volume's mount point and driver."""
+    """The result of `shown_mounts`, with the mount point and the driver of each volume."""
     return [
         replace(mount, source=volumes.mountpoint(mount.name), driver=mount.driver or defaults.VOLUME_DRIVER)
         if mount.type == "volume"

@@ -1,4 +1,4 @@
-"""The description of a container that is passed to log drivers."""
+"""Makes `LogInfo`, the description of a container for log drivers."""
 
 from __future__ import annotations
 

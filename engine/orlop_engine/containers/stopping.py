@@ -28,7 +28,7 @@ log = logging.getLogger("orlop.containers")
 
 
 def cancel_restart(container: Container) -> None:
-    """Cancel a pending start: the restart policy requires it after an exit, or because the daemon was started."""
+    """Cancel a pending start that the restart policy requires, after an exit or after a start of the daemon."""
     if container.restart_timer is not None:
         container.restart_timer.cancel()
     if container.record.state.restarting and (container.run is None or container.run.finished.is_set()):

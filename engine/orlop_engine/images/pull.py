@@ -1,10 +1,9 @@
 """Pull an image: get the manifest, get the configuration and the layers in parallel, verify them, unpack the layers in
 order, and write the rows in one commit.
 
-A crash at any point leaves a consistent state. Blobs and partial blobs are kept for the next pull of the same reference,
-which also uses committed layers. The image exists only once its row is committed. If a client disconnects, its pull is
-cancelled, except for layers that another pull waits for. Messages are the same as Docker's
-(daemon/internal/distribution/pull_v2.go).
+A crash at any point leaves a consistent state. Blobs, partial blobs and committed layers are kept. The next pull of the same
+reference uses them. The image exists only once its row is committed. If a client disconnects, its pull is cancelled, except
+for layers that another pull waits for. Messages are the same as Docker's (daemon/internal/distribution/pull_v2.go).
 """
 
 from __future__ import annotations

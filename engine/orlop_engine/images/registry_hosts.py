@@ -56,9 +56,9 @@ class Proxies(Protocol):
 @dataclass(frozen=True, slots=True)
 class Timeouts:
     """Timeouts in seconds. `ping` limits the wait for the first answer (15, as in Docker), and `small` the wait for a
-    manifest or token. `finish` limits the wait for the answer to a complete upload, before which the registry verifies and
-    maybe copies the blob. `stall` is the longest time without a received byte. A mirror that did not answer is skipped for
-    the time `outage`."""
+    manifest or token. `finish` limits the wait for the answer to a complete upload; before its answer, the registry verifies
+    and maybe copies the blob. `stall` is the longest time without a received byte. A mirror that did not answer is skipped
+    for the time `outage`."""
 
     connect: float = 30.0
     ping: float = 15.0

@@ -34,7 +34,7 @@ def notify_ready(status: str) -> None:
 
 
 def notify_reloading() -> None:
-    """Tell systemd that a reload begins. By the time in this message, systemd matches the reload to its request."""
+    """Tell systemd that a reload begins. systemd uses the time in this message to find its request."""
     notify(f"RELOADING=1\nMONOTONIC_USEC={time.clock_gettime_ns(time.CLOCK_MONOTONIC) // 1000}")
 
 

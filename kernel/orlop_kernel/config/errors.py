@@ -1,4 +1,5 @@
-"""Errors of the configuration. They are here, because `orlopd --help` must not import the driver contracts (`orlop_sdk`)."""
+"""Errors of the configuration. They do not use `orlop_sdk.errors`, because `orlopd --help` must not import the driver
+contracts (`orlop_sdk`)."""
 
 from __future__ import annotations
 

@@ -47,7 +47,7 @@ def find(explicit: str) -> str:
 
 
 def fallback_for(path: str) -> str:
-    """Returns the first default file if `path` is another default file, because the first is then missing. Else ""."""
+    """If `path` is a default file, but not the first one: the path of the first, which does not exist. Else ""."""
     return DEFAULT_FILES[0] if path in DEFAULT_FILES[1:] else ""
 
 

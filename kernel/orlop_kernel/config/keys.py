@@ -132,7 +132,7 @@ def _checked(name: str, keys: object) -> type[Keys]:
 
 
 def replaced(running: Config, wanted: Config, keys: Collection[str]) -> Config:
-    """The `running` configuration with the new values of `keys`, which are taken from `wanted`, the new configuration."""
+    """The `running` configuration, with the values that `keys` have in the new configuration `wanted`."""
 
     def merged(old: Values, new: ConfigBase) -> Values:
         return msgspec.structs.replace(old, **{field: getattr(new, field) for key, field in fields(old) if key in keys})

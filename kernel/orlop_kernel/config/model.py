@@ -84,8 +84,8 @@ class Keys(ConfigBase, frozen=True, kw_only=True):
 
     @classmethod
     def complete(cls, values: dict[str, Any], environ: Mapping[str, str], directory: str) -> Iterable[tuple[str, str]]:
-        """Complete raw values, which may have any type: add values from the environment, and make paths that are relative to
-        `directory` absolute. Returns each key that it adds, with the origin of the value."""
+        """Complete raw values, which may have any type: add values from the environment, and make relative paths absolute
+        (`directory` is their base). Returns each key that it adds, with the origin of the value."""
         return ()
 
 

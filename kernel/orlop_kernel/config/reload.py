@@ -17,8 +17,8 @@ __all__ = ["ReloadPlan", "plan"]
 
 class ReloadPlan(NamedTuple):
     """`loaded` is the configuration after the reload: the running configuration with the reloadable keys of the new file,
-    each with its origin. `applied` are the keys that change, `unchanged` the set keys that do not change, `needs_restart`
-    the changed keys that a reload does not apply."""
+    each with its origin. `applied` are the keys that change, `unchanged` the keys that are set and do not change,
+    `needs_restart` the keys with a new value that a reload does not apply."""
 
     loaded: Loaded
     applied: tuple[str, ...]

@@ -35,7 +35,7 @@ def _masked(value: Any) -> Any:
 
 
 def document(loaded: Loaded, needs_restart: Collection[str] = ()) -> dict[str, Any]:
-    """The configuration as a document. `needs_restart`: keys whose value in the file is not the one the daemon uses."""
+    """The configuration as a document. `needs_restart`: keys whose value in the file differs from the value in use."""
     values = msgspec.to_builtins(loaded.config.items())
     parts = loaded.config.parts.values()
     helps = {flag.key.partition(".")[0]: flag.help for part in parts for flag in part.FLAGS}

@@ -47,7 +47,8 @@ def _every(_event: Event) -> bool:
 
 
 class Subscription:
-    """An async iterator over the events of one subscription, which ends at `until`. To unsubscribe, close or drop it."""
+    """An async iterator over the events of one subscription. The iteration ends at `until`. To unsubscribe, close or drop
+    it."""
 
     def __init__(self, wanted: Filter, past: list[Event], until_ns: int, live: bool) -> None:
         self._wanted = wanted

@@ -1,8 +1,8 @@
 """Listening sockets: unix sockets, TCP sockets, and sockets that systemd opened.
 
-A unix socket gets its final name after its owner and mode are set and it listens, so that no client sees a socket with the
-wrong mode, or a socket that does not listen. After a crash the socket file remains. If no process answers on it, the next
-daemon replaces it.
+A unix socket first gets its owner and mode and starts to listen, and then gets its final name. So no client sees a socket
+with the wrong mode, or a socket that does not listen. After a crash the socket file remains. If no process answers on it,
+the next daemon replaces it.
 """
 
 from __future__ import annotations

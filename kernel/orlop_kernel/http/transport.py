@@ -56,7 +56,7 @@ class Transport:
         return b""
 
     async def answer(self, data: bytes) -> None:
-        """Send all data. If one write sends everything, this is no checkpoint, so the caller must wait afterwards."""
+        """Send all data. If one write is enough, this call is not a checkpoint of trio; the caller must then make one."""
         if self._fd >= 0:
             try:
                 sent = os.write(self._fd, data)

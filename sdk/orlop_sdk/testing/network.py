@@ -53,10 +53,10 @@ Main = Callable[[], Awaitable[None]]
 
 
 class FakeNetwork:
-    """A network driver for tests of the daemon, which only records networks, endpoints and ports. `log` lists the calls as
-    (method, subject). `fail` maps a method to the error that its next call raises. `shared` is a dict of published ports,
-    for tests in which several drivers use the ports of one host. `own_addresses` are addresses that the fake gives to
-    endpoints, one for each `attach`, as a driver with its own address management does."""
+    """A network driver for tests of the daemon. It makes no networks, and only records networks, endpoints and ports. `log`
+    lists the calls as (method, subject). `fail` maps a method to the error that its next call raises. `shared` is a dict of
+    published ports, for tests in which several drivers use the ports of one host. `own_addresses` are addresses that the
+    fake gives to endpoints, one for each `attach`, as a driver with its own address management does."""
 
     def __init__(
         self,
