@@ -16,13 +16,14 @@ from orlop_build_dockerfile.remote.buildkit import (
     content_key,
     image_keys,
     root_key,
-    step_key,
+    step_keys,
 )
 from orlop_build_dockerfile.remote.contents import content_digest
 from orlop_build_dockerfile.solver.definition import Vertex
 
 PATH = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 ROOT = "sha256:8a5edab282632443219e051e4ade2d1d5bbc671c781051bf1437897cbdfea0f1"  # of the selector "/"
+TWICE = "sha256:9f2e3049a12e5f4b5788b35222d45494a0bc6b6d506ed9f519e384c7ab18f784"  # of the selectors "/" and "/"
 
 
 def vertex(op: ops_pb2.Op, inputs: int = 1) -> Vertex:
@@ -60,8 +61,7 @@ def copy(*sources: str, dest: str) -> Vertex:
 
 
 def key(found: Vertex) -> tuple[str, tuple[Needs, ...]]:
-    made = step_key(found, "linux/amd64")
-    assert made is not None
+    (made,) = step_keys(found, "linux/amd64")
     return root_key(made.digest, 0), made.inputs
 
 
@@ -88,7 +88,7 @@ def test_keys_of_files() -> None:
     found, needs = key(copy("/file", "/dir", dest="/copied/"))
     assert found == "sha256:c793c303c0872788b206150826e0ffac9ca206a95c53444a6b9ea3e984e6d215"
     assert needs[1].content == (Selector("/dir"), Selector("/file"))
-    assert key(copy("/f*", dest="/"))[1][1].content == (Selector("/f*", whole=False),)
+    assert key(copy("/f*", dest="/"))[1][1].content == (Selector("/f*", wildcard=True),)
 
 
 def test_keys_of_an_image() -> None:
@@ -110,20 +110,80 @@ def test_keys_of_content(tmp_path: Path) -> None:
     (tmp_path / "dir").chmod(0o755)
     root = os.open(tmp_path, os.O_RDONLY)
     try:
-        parts = [content_digest(root, path, sent=True) for path in ("/dir", "/file")]
+        parts = [content_digest(root, Selector(path), sent=True) for path in ("/dir", "/file")]
         assert content_key(filter(None, parts)) == "sha256:a61b97893ac41ccb38a9ff9c0a95eb17185933c83a338ae1bf4607ad2b51ac5a"
         (tmp_path / "link").symlink_to("dir/../file")
         (tmp_path / "out").symlink_to("../" * 20 + "file")
-        assert content_digest(root, "link", sent=True) == content_digest(root, "out", sent=True) == parts[1]
-        assert content_digest(root, "/nosuch", sent=True) is None
+        assert (
+            content_digest(root, Selector("link"), sent=True) == content_digest(root, Selector("out"), sent=True) == parts[1]
+        )
+        assert content_digest(root, Selector("/nosuch"), sent=True) is None
         (tmp_path / "dir" / "pipe").unlink(missing_ok=True)
         os.mkfifo(tmp_path / "dir" / "pipe")
-        assert content_digest(root, "/dir", sent=True) is None, "BuildKit describes it in another way"
+        assert content_digest(root, Selector("/dir"), sent=True) is None, "BuildKit describes it in another way"
         os.unlink(tmp_path / "dir" / "pipe")
         os.chown(tmp_path / "file", 1, 1)
-        assert content_digest(root, "/file", sent=True) is None
+        assert content_digest(root, Selector("/file"), sent=True) is None
     finally:
         os.close(root)
+
+
+SELECTIONS = {
+    Selector("/f*", wildcard=True): "sha256:979a895ce078d3dd556ca24fe90e939ef67858f54185c83cb60a953f358d505d",
+    Selector("/d*", wildcard=True): "sha256:21dcfc98527f2ba1e4a665d0cfdb51a72de28a4c4721b152b82fc722f0d595c2",
+    Selector(
+        "/d*", wildcard=True, exclude=("*/more",)
+    ): "sha256:db6890266e7b11a9935a0403168d7cad5a39be275cb0c1081c64a24d5d652aeb",
+    Selector("/d?r/*", wildcard=True): "sha256:33f9414a77746d8851a211fd38de7a68bcae0bbe8647cd6e74636fbaba319292",
+    Selector("/links/d*/*", wildcard=True): "sha256:e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855",
+    Selector(
+        "/links/d*", wildcard=True, follow=False
+    ): "sha256:e7f4bc60cf84aca6f2920576864000fb914d3e525a7f89ffad7bd0a8fea41bd0",
+    Selector("/dir", exclude=("b*", "!b.c")): "sha256:6ccd4df1bb48a89700ccb6dca88145cef5b4ec73e9501e292d526b8631127fdd",
+    Selector(
+        "/", include=("dir/below/more", "f*")
+    ): "sha256:5c65dd54142c763bc59e93976ba4433b5c610576341e516b8ee27285355be151",
+    Selector("/", exclude=("**/more", "file")): "sha256:b87fe0f7585ead664e23abfb621562042723003a1ef858946c37d626c2b10bb4",
+    Selector("/links/dir", include=("a",)): "sha256:e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855",
+    Selector("/links/dir", follow=False): "sha256:71639aae4f84b8774b3ef4a72c93827204b7a3c088efdf7152a79a3919402b33",
+    Selector("/nosuch*", wildcard=True): "sha256:e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855",
+}
+
+
+@pytest.mark.root  # the digests are those of files of root
+def test_keys_of_selections(tmp_path: Path) -> None:
+    """`test_build_shared_caches.py` compares such digests with those of dockerd."""
+    (tmp_path / "dir" / "below").mkdir(parents=True)
+    (tmp_path / "links").mkdir()
+    (tmp_path / "file").write_text("a file\n")
+    for name in ("a", "b.c", "below/more"):
+        (tmp_path / "dir" / name).write_text(name)
+    for path in tmp_path.rglob("*"):
+        path.chmod(0o755 if path.is_dir() else 0o644)
+    (tmp_path / "links" / "dir").symlink_to("/dir")
+    root = os.open(tmp_path, os.O_RDONLY)
+    try:
+        found = {wanted: content_digest(root, wanted, sent=True) for wanted in SELECTIONS}
+        assert found == SELECTIONS
+        assert content_digest(root, Selector("/\\d*", wildcard=True), sent=True) is None, "escapes"
+        assert content_digest(root, Selector("/[", wildcard=True), sent=True) is None, "not a pattern"
+        (tmp_path / "dangling").symlink_to("nosuch")
+        assert content_digest(root, Selector("/dan*", wildcard=True), sent=True) is None
+    finally:
+        os.close(root)
+
+
+def test_keys_of_steps_with_secrets_have_the_forms_of_all_versions() -> None:
+    """Those of dockerd 26.1 are the last."""
+    step = run("true")
+    secret = ops_pb2.SecretOpt(ID="none", mode=0o400, optional=True)
+    step.op.exec.mounts.add(input=-1, output=-1, dest="/run/secrets/none", mountType=ops_pb2.SECRET, secretOpt=secret)
+    *_, last = step_keys(step, "linux/amd64")
+    assert (root_key(last.digest, 0), last.inputs) == (
+        "sha256:8369500f90a24caebdee6747d6d4cb225e3a9c2bd5d694db86c876ee9b0d3e14",
+        (Needs(TWICE, (Selector(),)),),
+    )
+    assert len({each.digest for each in step_keys(step, "linux/amd64")}) == 3
 
 
 def test_records_match_by_all_inputs_and_their_selectors() -> None:

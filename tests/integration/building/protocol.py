@@ -57,8 +57,9 @@ class ProtocolClient:
 
     @classmethod
     @asynccontextmanager
-    async def opened(cls, engine: Engine, socket: str = "") -> AsyncIterator[ProtocolClient]:
-        path = socket or engine.socket
+    async def opened(cls, engine: Engine | str, socket: str = "") -> AsyncIterator[ProtocolClient]:
+        """`engine`: a daemon of Orlop, or the socket of any daemon."""
+        path = socket or (engine if isinstance(engine, str) else engine.socket)
         async with connected(path, "/grpc") as stream, trio.open_nursery() as nursery:
             connection = Connection(stream, client=True)
             nursery.start_soon(connection.run)

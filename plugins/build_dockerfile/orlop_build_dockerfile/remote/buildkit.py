@@ -10,27 +10,47 @@ import base64
 import hashlib
 import json
 import posixpath
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import msgspec
 
 from orlop_build_dockerfile.attest.gojson import go_json
-from orlop_build_dockerfile.ops.patterns import has_wildcard
 from orlop_build_dockerfile.pb import ops_pb2
 from orlop_build_dockerfile.solver.definition import Vertex
 
-__all__ = ["CacheGraph", "CacheRecord", "Needs", "Selector", "StepKey", "content_key", "image_keys", "root_key", "step_key"]
+__all__ = [
+    "CacheGraph",
+    "CacheRecord",
+    "Needs",
+    "Selector",
+    "StepKey",
+    "content_key",
+    "has_wildcards",
+    "image_keys",
+    "root_key",
+    "step_keys",
+]
 
-_BIND = (ops_pb2.BIND, ops_pb2.CACHE)
+_PRIVATE = (ops_pb2.SECRET, ops_pb2.SSH)
+_WILDCARD = re.compile(r"(?:\\.|[^*?\[\\])*[*?\[]", re.DOTALL)
 _HTML = str.maketrans({"<": "\\u003c", ">": "\\u003e", "&": "\\u0026", "\u2028": "\\u2028", "\u2029": "\\u2029"})
 
 
 class Selector(msgspec.Struct, frozen=True):
-    """A part of an input. `whole` is true if only a path selects the part, without a pattern."""
+    """A part of an input: a path, which may have wildcards, and the patterns of files below this path. If `follow` is true, a
+    link at the end of the path is followed."""
 
     path: str = "/"
-    whole: bool = True
+    follow: bool = True
+    wildcard: bool = False
+    include: tuple[str, ...] = ()
+    exclude: tuple[str, ...] = ()
+
+    @property
+    def whole(self) -> bool:
+        return not (self.wildcard or self.include or self.exclude)
 
 
 class Needs(msgspec.Struct, frozen=True):
@@ -118,19 +138,40 @@ def content_key(digests: Iterable[str]) -> str:
     return root_key(_digest("\0".join(digests).encode()), -1)
 
 
-def step_key(vertex: Vertex, platform: str) -> StepKey | None:
-    """The key of an operation; None if this module has no key for the operation. `platform` is the default platform
-    ("linux/amd64")."""
+def step_keys(vertex: Vertex, platform: str) -> Sequence[StepKey]:
+    """The keys of an operation, one for each form in which BuildKit's versions write this operation. Empty if this module has
+    no key for the operation. `platform` is the default platform ("linux/amd64")."""
     if vertex.op.HasField("exec"):
-        return _exec_key(vertex, platform)
-    if vertex.op.HasField("file"):
-        return _file_key(vertex)
-    return None
+        keys = [_exec_key(op, vertex, platform) for op in _exec_forms(vertex.op.exec)]
+        return list(dict.fromkeys(keys))
+    return [_file_key(vertex)] if vertex.op.HasField("file") else []
 
 
-def _exec_key(vertex: Vertex, platform: str) -> StepKey:
+def has_wildcards(path: str) -> bool:
+    """Whether BuildKit takes a path for a pattern; a backslash is not enough."""
+    return bool(_WILDCARD.match(path))
+
+
+def _exec_forms(given: ops_pb2.ExecOp) -> Iterable[ops_pb2.ExecOp]:
+    """The operation as given, and, if it mounts secrets or agents, as BuildKit's clients write these mounts: with output 0,
+    without the ID of the default agent, and up to version 0.13 with input 0, later without an input."""
+    yield given
+    if not any(mount.mountType in _PRIVATE for mount in given.mounts):
+        return
+    for number in (-1, 0):
+        form = ops_pb2.ExecOp()
+        form.CopyFrom(given)
+        for mount in form.mounts:
+            if mount.mountType in _PRIVATE:
+                mount.input, mount.output = number, 0
+            if mount.mountType == ops_pb2.SSH and mount.SSHOpt.ID == "default":
+                mount.SSHOpt.ID = ""
+        yield form
+
+
+def _exec_key(given: ops_pb2.ExecOp, vertex: Vertex, platform: str) -> StepKey:
     op, own = ops_pb2.ExecOp(), vertex.op.platform
-    op.CopyFrom(vertex.op.exec)
+    op.CopyFrom(given)
     op.meta.ClearField("proxy_env")
     for host in op.meta.extraHosts:
         host.IP = ""
@@ -147,7 +188,7 @@ def _exec_key(vertex: Vertex, platform: str) -> StepKey:
     variant = own.Variant if own.Architecture else variant
     more = {"Variant": variant, "OSVersion": own.OSVersion, "OSFeatures": list(own.OSFeatures)}
     parts |= {name: value for name, value in more.items() if value}
-    return StepKey(_digest(_json(parts)), tuple(_exec_needs(vertex)))
+    return StepKey(_digest(_json(parts)), tuple(_exec_needs(given, len(vertex.inputs))))
 
 
 def _is_default_cache(mount: ops_pb2.Mount) -> bool:
@@ -161,11 +202,11 @@ def _is_plain_root(mount: ops_pb2.Mount) -> bool:
     return mount.dest == "/" and not mount.readonly and mount.mountType == ops_pb2.BIND and not any(others)
 
 
-def _exec_needs(vertex: Vertex) -> Iterable[Needs]:
-    paths: list[list[str]] = [[] for _ in vertex.inputs]
+def _exec_needs(op: ops_pb2.ExecOp, count: int) -> Iterable[Needs]:
+    paths: list[list[str]] = [[] for _ in range(count)]
     by_content = [False] * len(paths)
-    for mount in vertex.op.exec.mounts:
-        if mount.mountType in _BIND and 0 <= mount.input < len(paths):
+    for mount in op.mounts:
+        if mount.mountType != ops_pb2.TMPFS and 0 <= mount.input < len(paths):
             path = posixpath.normpath(posixpath.join("/", mount.selector))
             paths[mount.input].append(path)
             safe = mount.output < 0 or mount.readonly or path == "/"
@@ -200,8 +241,7 @@ def _file_key(vertex: Vertex) -> StepKey:
             copy = ops_pb2.FileActionCopy()
             copy.CopyFrom(body)
             if 0 <= action.secondaryInput < len(vertex.inputs):
-                patterns = copy.include_patterns or copy.exclude_patterns or (copy.allowWildcard and has_wildcard(copy.src))
-                selected.setdefault(action.secondaryInput, []).append(Selector(copy.src, not patterns))
+                selected.setdefault(action.secondaryInput, []).append(_source(copy))
                 copy.src = posixpath.basename(copy.src.rstrip("/")) or "/"
             body = copy
         actions.append(base64.b64encode(_json(go_json(body))).decode())
@@ -216,10 +256,19 @@ def _file_key(vertex: Vertex) -> StepKey:
     return StepKey(_digest(_json(parts)), tuple(needs))
 
 
+def _source(copy: ops_pb2.FileActionCopy) -> Selector:
+    wildcard = copy.allowWildcard and has_wildcards(copy.src)
+    return Selector(copy.src, copy.followSymlink, wildcard, tuple(copy.include_patterns), tuple(copy.exclude_patterns))
+
+
 def _selected(parts: Sequence[Selector]) -> Needs:
     selector = _digest("\0".join(sorted((part.path for part in parts), reverse=True)).encode())
-    kept = _outermost(part.path for part in parts if part.whole)
-    found = [Selector(path) for path in kept] + [part for part in parts if not part.whole]
+    found = [
+        Selector(path, follow)
+        for follow in (False, True)
+        for path in _outermost(part.path for part in parts if part.whole and part.follow == follow)
+    ]
+    found += [part for part in parts if not part.whole]
     return Needs(selector, tuple(sorted(found, key=lambda part: part.path)))
 
 

@@ -12,7 +12,7 @@ from orlop_build_dockerfile.ops.source import diff_ids, platform_of
 from orlop_build_dockerfile.solver.definition import Graph, Vertex
 from orlop_build_dockerfile.solver.values import Image
 
-from .buildkit import CacheRecord, image_keys, root_key, step_key
+from .buildkit import CacheRecord, StepKey, image_keys, root_key, step_keys
 
 if TYPE_CHECKING:
     from orlop_build_dockerfile.solver.job import SolverJob
@@ -25,13 +25,13 @@ _Numbers = Mapping[int, list[int]]
 
 
 class Described:
-    """The records of the steps of some graphs, inputs first. `numbers` has the record of each step's output. A step has no
+    """The records of the steps of some graphs, inputs first. `numbers` has the records of each step's output. A step has no
     record if its key is not known, or if one of its inputs has no record."""
 
     def __init__(self, job: SolverJob, steps: BuildKitSteps) -> None:
         self._job, self._steps = job, steps
         self.records: list[CacheRecord] = []
-        self.numbers: dict[tuple[str, int], int] = {}
+        self.numbers: dict[tuple[str, int], list[int]] = {}
         self._known: dict[str, _Numbers] = {}
         self._plain: dict[str, int] = {}
 
@@ -59,22 +59,26 @@ class Described:
             digest = vertex.op.source.identifier.partition("@")[2]
             names = image_keys(digest, known, platform_of(vertex) or platform)
             return {0: [self._add(CacheRecord(name)) for name in names]}
-        key = await trio.to_thread.run_sync(step_key, vertex, platform)
-        if key is None:
-            return {}
+        found: dict[int, list[int]] = {}
+        for key in await trio.to_thread.run_sync(step_keys, vertex, platform):
+            inputs = await self._inputs(graph, vertex, key)
+            if inputs is not None:
+                for output in _outputs(vertex):
+                    found.setdefault(output, []).append(self._add(CacheRecord(root_key(key.digest, output), inputs)))
+        self.numbers.update({(vertex.digest, output): numbers for output, numbers in found.items()})
+        return found
+
+    async def _inputs(self, graph: Graph, vertex: Vertex, key: StepKey) -> list[list[tuple[int, str]]] | None:
+        """The records of each input; None if an input has none."""
         inputs: list[list[tuple[int, str]]] = []
         for wanted, needs in zip(vertex.inputs, key.inputs, strict=True):
             links = [(number, needs.selector) for number in self._known[wanted[0]].get(wanted[1], ())]
             if content := await self._steps.content_of_sent(graph, wanted, needs):
                 links.append((self._add(CacheRecord(content)), ""))
             if not links:
-                return {}
+                return None
             inputs.append(links)
-        found: dict[int, list[int]] = {}
-        for output in _outputs(vertex):
-            number = self._add(CacheRecord(root_key(key.digest, output), inputs))
-            found[output], self.numbers[vertex.digest, output] = [number], number
-        return found
+        return inputs
 
 
 def _outputs(vertex: Vertex) -> set[int]:

@@ -11,7 +11,7 @@ from orlop_build_dockerfile.ops.source import diff_ids, platform_of
 from orlop_build_dockerfile.solver.definition import Graph, Output, Vertex
 from orlop_build_dockerfile.solver.values import Image
 
-from .buildkit import CacheGraph, Needs, Selector, content_key, image_keys, root_key, step_key
+from .buildkit import CacheGraph, Needs, Selector, StepKey, content_key, image_keys, root_key, step_keys
 from .contents import content_digest
 
 if TYPE_CHECKING:
@@ -71,9 +71,13 @@ class BuildKitSteps:
             digest = vertex.op.source.identifier.partition("@")[2]  # that of a stored image may be that of its configuration
             names = image_keys(digest, diff_ids(value.base.config), platform_of(vertex) or platform)
             return {0: frozenset(number for name in names for number in cache.find(name))}
-        key = await trio.to_thread.run_sync(step_key, vertex, platform)
-        if key is None:
-            return {}
+        found: dict[int, frozenset[int]] = {}
+        for key in await trio.to_thread.run_sync(step_keys, vertex, platform):
+            for output, numbers in (await self._of_key(graph, vertex, key, cache)).items():
+                found[output] = found.get(output, frozenset()) | numbers
+        return found
+
+    async def _of_key(self, graph: Graph, vertex: Vertex, key: StepKey, cache: CacheGraph) -> dict[int, frozenset[int]]:
         outputs = {each: found for each in _outputs(vertex) if cache.find(found := root_key(key.digest, each))}
         if not outputs:
             return {}
@@ -118,14 +122,12 @@ class BuildKitSteps:
         return self._contents[wanted[0], parts]
 
     async def _compute(self, graph: Graph, wanted: Output, parts: tuple[Selector, ...]) -> str | None:
-        if not all(part.whole for part in parts):
-            return None
         value = await self._job.output(graph, wanted)
         is_sent = graph.vertices[wanted[0]].op.source.identifier.startswith("local://")
         async with value.view() as root:
 
             def digests() -> list[str | None]:
-                return [content_digest(root, part.path, sent=is_sent) for part in parts]
+                return [content_digest(root, part, sent=is_sent) for part in parts]
 
             found = await self._job.core.file_work(digests, self._job.core.hashing)
         known = [digest for digest in found if digest is not None]

@@ -58,8 +58,8 @@ async def steps_of(job: SolverJob, remote: RemoteSteps, refs: Sequence[Ref], *, 
                     continue
                 if everything or snapshot in kept:
                     found[result_key(key, output)] = value
-                    if (number := described.numbers.get((vertex.digest, output))) is not None:
-                        results[number] = result_key(key, output)
+                    numbers = described.numbers.get((vertex.digest, output), ())
+                    results.update(dict.fromkeys(numbers, result_key(key, output)))
     return Steps(found, [structs.replace(each, result=results.get(n, "")) for n, each in enumerate(described.records)])
 
 
