@@ -39,8 +39,8 @@ _HTML = str.maketrans({"<": "\\u003c", ">": "\\u003e", "&": "\\u0026", "\u2028":
 
 
 class Selector(msgspec.Struct, frozen=True):
-    """A part of an input: a path, which may have wildcards, and the patterns of files below this path. If `follow` is true, a
-    link at the end of the path is followed."""
+    """A part of an input: a path, which may have wildcards, and the patterns of files below this path. If `follow` is true,
+    a link at the end of the path is followed."""
 
     path: str = "/"
     follow: bool = True
@@ -139,8 +139,8 @@ def content_key(digests: Iterable[str]) -> str:
 
 
 def step_keys(vertex: Vertex, platform: str) -> Sequence[StepKey]:
-    """The keys of an operation, one for each form in which BuildKit's versions write this operation. Empty if this module has
-    no key for the operation. `platform` is the default platform ("linux/amd64")."""
+    """The keys of an operation, one for each form in which BuildKit's versions write this operation. Empty if this module
+    has no key for the operation. `platform` is the default platform ("linux/amd64")."""
     if vertex.op.HasField("exec"):
         keys = [_exec_key(op, vertex, platform) for op in _exec_forms(vertex.op.exec)]
         return list(dict.fromkeys(keys))
