@@ -1,0 +1,18 @@
+"""How long a test lets an event loop be blocked."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+
+from orlop_sdk.testing.busy import tolerated
+
+
+@pytest.mark.parametrize(("load", "slowness", "seconds"), [(0.0, "1", 0.1), (1000.0, "1", 0.4), (0.0, "10", 4.0)])
+def test_busy_and_emulated_machines_are_given_more_time(
+    monkeypatch: pytest.MonkeyPatch, load: float, slowness: str, seconds: float
+) -> None:
+    monkeypatch.setattr(os, "getloadavg", lambda: (load, load, load))
+    monkeypatch.setenv("ORLOP_TEST_SLOWNESS", slowness)
+    assert tolerated() == pytest.approx(seconds)
