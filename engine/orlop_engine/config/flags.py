@@ -93,7 +93,9 @@ FLAGS: tuple[Flag, ...] = (
     flag("default-gateway-v6", STRING, "IPv6 gateway of containers on the default bridge"),
     flag("default-ipc-mode", STRING, "Default mode of a container's IPC namespace: shareable or private"),
     flag("default-network-opt", NETOPT, "Default network options: driver=option=value", key="default-network-opts"),
-    flag("default-runtime", STRING, "Default OCI runtime of containers, or auto: crun if installed, else runc (default runc)"),
+    flag(
+        "default-runtime", STRING, "Default OCI runtime of containers, or auto: crun if installed, else runc (default runc)"
+    ),
     flag("default-shm-size", STRING, "Default size of /dev/shm (default 64M)"),
     flag("default-stop-timeout", INT, "Seconds between the stop signal and SIGKILL for a container (default 10)"),
     flag("default-ulimit", ULIMIT, "Default ulimits of containers: nofile=1024:2048", key="default-ulimits"),
