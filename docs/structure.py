@@ -17,7 +17,7 @@ GROUPS = {"drivers": ("storage_", "log_", "net_", "runtime_", "volume_")}
 
 
 def packages() -> dict[str, Path]:
-    """The import packages of all distributions: `orlop_kernel` and where it lies."""
+    """Maps the names of the import packages of all distributions, such as `orlop_kernel`, to their directories."""
     found = (path for pattern in ("*/orlop_*", "plugins/*/orlop_*") for path in TOP.glob(pattern) if path.is_dir())
     return {path.name: path for path in sorted(found)}
 

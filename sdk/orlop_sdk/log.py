@@ -114,14 +114,14 @@ class LogReader(Protocol):
     always on the same thread."""
 
     def read(self) -> Sequence[LogRecord]:
-        """The next entries (up to about 1 MiB), the oldest first. The result is empty if there are no more entries. With
-        `follow`, later calls return the entries that were written since the previous call. Each entry is returned exactly
-        once, even if files are rotated. Torn and damaged records are skipped. Raises `DriverError`."""
+        """The next entries (up to about 1 MiB), the oldest first. The result is empty if there are no more entries. If the
+        query has `follow`, later calls return the entries that were written since the previous call. Each entry is returned
+        exactly once, even if files are rotated. Torn and damaged records are skipped. Raises `DriverError`."""
         ...
 
     def fileno(self) -> int:
-        """A descriptor that polls readable when `read` may return more entries (inotify, for instance). Called only with
-        `follow`. `read` must drain it."""
+        """A descriptor that polls readable when `read` may return more entries (inotify, for instance). Called only if the
+        query has `follow`. `read` must drain it."""
         ...
 
     def close(self) -> None:
@@ -150,8 +150,8 @@ class LogDriver(Protocol):
         ...
 
     def open_reader(self, info: LogInfo, options: Mapping[str, str], query: LogQuery) -> LogReader:
-        """Open the log for reading. A driver without `readable` raises
-        `NotImplementedHere("configured logging driver does not support reading")`."""
+        """Open the log for reading. A driver without the capability `readable` raises `NotImplementedHere("configured
+        logging driver does not support reading")`."""
         ...
 
     def path(self, info: LogInfo) -> str:

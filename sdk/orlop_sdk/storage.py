@@ -222,8 +222,8 @@ class LayerStream(Protocol):
 
     The program reads the normalized tar from standard input while the layer is downloaded. The program runs in a worker
     process without privileges and network, and with limits of time and memory. It can access only system libraries and
-    `directory`. The kernel kills the program when the worker ends. Exit code 0 means success. After any other exit code, the
-    daemon reports the last part of the program's standard error, and removes the snapshot."""
+    `StreamTarget.directory`. The kernel kills the program when the worker ends. Exit code 0 means success. After any other
+    exit code, the daemon reports the last part of the program's standard error, and removes the snapshot."""
 
     async def stream_target(self, key: str) -> StreamTarget:
         """Returns the program that makes the layer of the active snapshot `key`. Raises `Conflict` if the snapshot is

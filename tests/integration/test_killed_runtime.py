@@ -28,8 +28,8 @@ exec {runtime} "$@"
 
 
 class Killer:
-    """An engine whose runtime is killed during the runtime's command `what`, `delay` seconds after the start of the
-    command."""
+    """An engine whose runtime is killed. `kill` takes the runtime's command during which this happens, and the delay in
+    seconds after the start of the command."""
 
     def __init__(self, engine: Engine, directory: Path) -> None:
         self.engine, self._what, self._delay = engine, directory / "what", directory / "delay"

@@ -29,7 +29,7 @@ _CONTAINER_ID = re.compile(r"[0-9a-f]{64}")
 
 
 class Repairs:
-    """The repair steps that do not need a running engine. `live` adds the steps that need a running engine."""
+    """The repair steps that do not need a running engine. The module `live` adds the steps that need a running engine."""
 
     def __init__(self, config: Config, drivers: Drivers, storage_name: str) -> None:
         self._config, self._drivers, self._storage_name = config, drivers, storage_name

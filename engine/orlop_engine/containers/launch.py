@@ -110,7 +110,7 @@ async def launch(ports: Ports, container: Container, image: str = "") -> Run:
         await bundle.write(ports, container, monitor, inside.oci, network, inside.shm)
         await _attach_waiters(container, run, monitor)
         started = await _start(ports, container, runtime, monitor, command)
-        # The start has been committed already; the pid is saved later (see `start_locked`)
+        # The start has been committed already; the pid is saved later (see `lifecycle.start_locked`)
         with container.publish() as draft:
             draft.state = draft.state.after_start(started.pid, started.start_time, started.time_ns)
     except BaseException as error:

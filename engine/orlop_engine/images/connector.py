@@ -35,8 +35,8 @@ S = TypeVar("S", bound="Session")
 
 @dataclass(frozen=True, slots=True)
 class Access:
-    """A repository, and the client's credentials for it. `refuse` is set for a client whose destinations are restricted
-    (see `destinations`)."""
+    """A repository, and the client's credentials for it. `refuse` is set for a client whose destinations are restricted (see
+    the module `destinations`)."""
 
     reference: Reference
     credentials: Credentials = ANONYMOUS

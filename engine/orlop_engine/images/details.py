@@ -19,11 +19,11 @@ __all__ = ["HistoryStep", "ImageDetails", "ListedImage", "ManifestDetails", "Pru
 
 
 class ManifestDetails(msgspec.Struct, frozen=True, kw_only=True):
-    """One of the manifests that an image's name refers to: see `image_manifests`. `available`: all content of the manifest
-    is stored. `stored` is the size of the manifest's blobs in bytes, `unpacked` the size of the unpacked files. `platform`
-    and `containers` (ids) are set if the manifest describes an image. `about` is set for an attestation: the digest of the
-    manifest to which the attestation belongs. `repositories` are the repositories that the image was pulled from or pushed
-    to."""
+    """One of the manifests that an image's name refers to: see the module `image_manifests`. `available`: all content of the
+    manifest is stored. `stored` is the size of the manifest's blobs in bytes, `unpacked` the size of the unpacked files.
+    `platform` and `containers` (ids) are set if the manifest describes an image. `about` is set for an attestation: the
+    digest of the manifest to which the attestation belongs. `repositories` are the repositories that the image was pulled
+    from or pushed to."""
 
     descriptor: Descriptor
     kind: Literal["image", "attestation", "unknown"]
@@ -54,7 +54,8 @@ class ListedImage(NamedTuple):
 
 class ImageDetails(NamedTuple):
     """One image, with the names under which it is shown. `storage`: the storage driver's description of the top layer.
-    `target`: see `image_targets`. `repositories`: the repositories that the image was pulled from or pushed to."""
+    `target`: see the module `image_targets`. `repositories`: the repositories that the image was pulled from or pushed
+    to."""
 
     image: Image
     tags: list[str]

@@ -47,7 +47,7 @@ T = TypeVar("T")
 @dataclass(frozen=True, slots=True)
 class PullRequest:
     """A reference without tag and digest means all tags of the repository. `refuse` is set for a client whose destinations
-    are restricted (see `destinations`)."""
+    are restricted (see the module `destinations`)."""
 
     reference: Reference
     platform: Platform | None = None

@@ -61,7 +61,7 @@ class ImageRecord(msgspec.Struct, frozen=True):
     """The row of an image; its key is the image's ID. `manifests` are the digests of the image's manifests, and of the
     indexes that list these manifests. Their blobs are kept because references by digest refer to them. `attachments` are the
     digests of all blobs of the attestations about the image. `tagged` is the time at which the image last got a name with
-    `docker tag` (RFC 3339), "" for never. `owner`: see `policy`."""
+    `docker tag` (RFC 3339), "" for never. `owner`: see `policy.ImagePolicy`."""
 
     id: str
     layers: tuple[Layer, ...]
@@ -76,7 +76,7 @@ class NameRecord(msgspec.Struct, frozen=True, omit_defaults=True):
     """The row `ref:<full reference>`: the images that a name refers to. `images` are the IDs of images for different
     platforms. For a tag, the first image is the image that was added last; for a digest, the image that was added first.
     `index`: the digest of the index that was pulled, loaded, built or pushed under this name, "" if there is none. `owner`:
-    see `policy`."""
+    see `policy.ImagePolicy`."""
 
     images: tuple[str, ...]
     index: str = ""

@@ -228,7 +228,7 @@ class Images:
         return found
 
     async def usage(self, *, blobs: bool = True) -> tuple[list[ListedImage], int]:
-        """The disk usage of each image, and of all images together. `blobs`: see `image_usage`."""
+        """The disk usage of each image, and of all images together. `blobs`: see the module `image_usage`."""
         from .image_usage import usage
 
         return await usage(self._image_store, self.users(), blobs=blobs)

@@ -45,7 +45,8 @@ __all__ = ["PushRequest", "Transfers"]
 @dataclass(frozen=True, slots=True)
 class PushRequest:
     """A reference without a tag means all tags of the repository. `platform`: push only the image for this platform. Without
-    it, all images of the name are pushed if possible, otherwise the image for this host. `refuse`: see `destinations`."""
+    it, all images of the name are pushed if possible, otherwise the image for this host. `refuse`: see the module
+    `destinations`."""
 
     reference: Reference
     credentials: Credentials = ANONYMOUS
@@ -55,7 +56,7 @@ class PushRequest:
 
 
 class Transfers:
-    """`tell(action, name, image)` publishes an event. `expand`: see `compression`."""
+    """`tell(action, name, image)` publishes an event. `expand`: see `LayerCompression`."""
 
     def __init__(
         self,

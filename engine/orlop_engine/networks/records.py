@@ -107,8 +107,9 @@ class PlannedEndpoint(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Plan:
-    """The addresses and ports that a start has reserved. Pass the plan to `Networks.attach` or to `abandon`. The plan keeps
-    its sockets open until they are passed to the monitor. `forwards` and `sockets` have the same length and order."""
+    """The addresses and ports that a start has reserved. Pass the plan to `Networks.attach` or to `Networks.abandon`. The
+    plan keeps its sockets open until they are passed to the monitor. `forwards` and `sockets` have the same length and
+    order."""
 
     def __init__(self, container_id: str, container_name: str, network_mode: str, hostname: str) -> None:
         self.container_id = container_id

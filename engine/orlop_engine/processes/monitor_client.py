@@ -349,9 +349,9 @@ class MonitorClient:
         await self._status("send a signal", lambda n: Request(n, Signal(signum, exec_id)))
 
     async def attach(self, attach: Attach) -> trio.SocketStream:
-        """Open a raw duplex stream to the container's standard streams (see `protocol`). Attach before the start to miss no
-        output. The caller closes the stream. The monitor may end before the stream is read, so a broken stream means end of
-        file."""
+        """Open a raw duplex stream to the container's standard streams (see `orlop_monitor.protocol`). Attach before the
+        start to miss no output. The caller closes the stream. The monitor may end before the stream is read, so a broken
+        stream means end of file."""
         stream, answer = await self._stream("attach to the container", Request(1, attach), _DEADLINE)
         if isinstance(answer, Status):
             return stream

@@ -47,8 +47,8 @@ def _every(_event: Event) -> bool:
 
 
 class Subscription:
-    """An async iterator over the events of one subscription. The iteration ends at `until`. To unsubscribe, close or drop
-    it."""
+    """An async iterator over the events of one subscription. The iteration ends at the time `until_ns`. To unsubscribe,
+    close or drop it."""
 
     def __init__(self, wanted: Filter, past: list[Event], until_ns: int, live: bool) -> None:
         self._wanted = wanted
@@ -74,7 +74,7 @@ class Subscription:
         return (self._past or self._waiting).popleft()
 
     async def _sleep(self) -> None:
-        """Wait until an event is buffered, the subscription is closed, or the time `until` is reached."""
+        """Wait until an event is buffered, the subscription is closed, or the time `until_ns` is reached."""
         if not self._until_ns:
             await self._wake.wait()
             return

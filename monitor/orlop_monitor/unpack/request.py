@@ -79,9 +79,9 @@ class Decompress(msgspec.Struct, frozen=True, tag=True):
 
 
 class Stream(msgspec.Struct, frozen=True, tag=True):
-    """Normalize the tar stream of the first descriptor (see `normalize`), and run `argv` with the result as standard input,
-    in the directory of the second descriptor. `keep` is the name of a file there that gets a copy of the result, "" for
-    none."""
+    """Normalize the tar stream of the first descriptor (see the module `normalize`), and run `argv` with the result as
+    standard input, in the directory of the second descriptor. `keep` is the name of a file there that gets a copy of the
+    result, "" for none."""
 
     argv: tuple[str, ...]
     keep: str = ""
@@ -108,7 +108,7 @@ class MakeDirectory(msgspec.Struct, frozen=True, tag=True):
 
 
 class MakeInitLayer(msgspec.Struct, frozen=True, tag=True):
-    """Make the paths of `init_layer` in the root that `mounts` make. `mountpoint`: see `CopyUp`."""
+    """Make the paths of the module `init_layer` in the root that `mounts` make. `mountpoint`: see `CopyUp`."""
 
     mounts: tuple[Mount, ...]
     mountpoint: str

@@ -179,7 +179,7 @@ class Backend(Artifacts, Processes, Protocol):
         ...
 
     async def release(self, digest: str) -> None:
-        """End one use of a base, which began with `base`."""
+        """End one use of a base. The use began with a call of `base`."""
         ...
 
     async def prepare(self, parent: str) -> str:

@@ -214,7 +214,8 @@ class Links:
 
     @staticmethod
     def reroute(endpoint: Endpoint) -> None:
-        """Set or remove the namespace's default routes through the endpoint, as `default_route` says."""
+        """If `endpoint.default_route` is true, set the namespace's default routes through the endpoint; otherwise remove
+        them."""
         with _errors(f"route container {endpoint.container_id[:12]} by network {endpoint.network.name}"):
             namespace = os.open(endpoint.netns, os.O_RDONLY | os.O_CLOEXEC)
             try:

@@ -50,7 +50,7 @@ async def connected(socket: str, path: str, headers: Mapping[str, str] | None = 
 
 
 class ProtocolClient:
-    """Connections of one client: calls of /grpc, and a session. Use `open_client`."""
+    """Connections of one client: calls of /grpc, and a session. Create it with `opened`."""
 
     def __init__(self, socket: str, connection: Connection, nursery: trio.Nursery) -> None:
         self._socket, self.connection, self._nursery = socket, connection, nursery

@@ -26,7 +26,7 @@ _BUILD_ONLY = ("", "frontend.lint", "frontend.outline", "frontend.targets", "fro
 
 
 def convert(request: Request) -> Conversion:
-    """See `interface`."""
+    """See the module `interface`."""
     options = read_options(request)
     contexts = Contexts(request, options)
     yield from contexts.detect()

@@ -108,7 +108,7 @@ class Connection:
                 await self._stream.aclose()
 
     def close(self) -> None:
-        """End `run`. Calls in progress are cancelled."""
+        """Make `run` return. Calls in progress are cancelled."""
         self._reading.cancel()
 
     async def drain(self, reason: str = "") -> None:
