@@ -57,7 +57,7 @@ CONTAINER = {
     "start": Lazy("start", "start", "Start one or more stopped containers"),
     "stats": Lazy("stats", "stats", "Display a live stream of container(s) resource usage statistics"),
     "stop": Lazy("lifecycle", "stop", "Stop one or more running containers"),
-    "top": Lazy("top", "top", "Display the running processes of a container"),
+    "top": Lazy("top", "top", "Display the running processes of a container, or a full-screen view of everything"),
     "unpause": Lazy("lifecycle", "unpause", "Unpause all processes within one or more containers"),
     "update": Lazy("update", "update", "Update configuration of one or more containers"),
     "wait": Lazy("lifecycle", "wait", "Block until one or more containers stop, then print their exit codes"),

@@ -49,7 +49,7 @@ def explain(session: Session, args: tuple[str, ...], form: str | None, kind: str
                 raise
             problems.append(error)
             continue
-        reports += [_report(session.engine, one, data) for one, data in found]
+        reports += [explanation(session.engine, one, data) for one, data in found]
     if form == "json":
         print(jsontext.indented([report.document() for report in reports]))
     else:
@@ -60,7 +60,7 @@ def explain(session: Session, args: tuple[str, ...], form: str | None, kind: str
         raise Exit(1)
 
 
-def _report(engine: Engine, kind: str, found: dict[str, Any]) -> Explanation:
+def explanation(engine: Engine, kind: str, found: dict[str, Any]) -> Explanation:
     everything = gather.containers(engine)
     if kind == "volume":
         return objects.explain_volume(found, everything, gather.disk_usage(engine, "volume"))
