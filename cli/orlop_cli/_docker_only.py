@@ -10,7 +10,6 @@ _MACHINES = (
 )
 _ALTERNATIVES = {
     "orlop": {
-        "manifest": "use `orlop buildx imagetools` (docker's plugin) for images of several platforms",
         "node": _MACHINES,
         "plugin": "plugins of Orlop are Python packages, which are installed with pip (docs/plugins.md)",
         "secret": _MOUNT,

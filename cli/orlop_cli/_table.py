@@ -124,6 +124,13 @@ CONTEXT = {
     "update": Lazy("context", "update", "Update a context"),
     "use": Lazy("context", "use", "Set the current docker context"),
 }
+MANIFEST = {
+    "annotate": Lazy("manifest", "annotate", "Add additional information to a local image manifest"),
+    "create": Lazy("manifest", "create", "Create a local manifest list for annotating and pushing to a registry"),
+    "inspect": Lazy("manifest", "inspect", "Display an image manifest, or manifest list"),
+    "push": Lazy("manifest", "push", "Push a manifest list to a repository"),
+    "rm": Lazy("manifest", "rm", "Delete one or more manifest lists from local storage"),
+}
 CONFIG = {"show": Lazy("config", "show", "Show the daemon's configuration")}
 DEBUG = {"bundle": Lazy("bundle", "bundle", "Write the information for a bug report into one file, without secrets")}
 LIST_ALIASES = {"list": "ls", "remove": "rm"}
@@ -168,6 +175,7 @@ TABLE = {
     "context": Lazy("", "context", "Manage contexts", MANAGE),
     "debug": Lazy("", "debug", "Collect information for troubleshooting", MANAGE),
     "image": Lazy("", "image", "Manage images", MANAGE),
+    "manifest": Lazy("", "manifest", "Manage image manifests and manifest lists", MANAGE),
     "network": Lazy("", "network", "Manage networks", MANAGE),
     "system": Lazy("", "system", "Manage the daemon's data and show its state", MANAGE),
     "tls": Lazy("", "tls", "Make certificates for a daemon on the network, and for its clients", MANAGE),
@@ -182,6 +190,7 @@ GROUPS: Mapping[str, tuple[Mapping[str, Lazy], Mapping[str, str]]] = {
     "context": (CONTEXT, LIST_ALIASES),
     "debug": (DEBUG, {}),
     "image": (IMAGE, LIST_ALIASES),
+    "manifest": (MANIFEST, {}),
     "network": (NETWORK, LIST_ALIASES),
     "system": (SYSTEM, {}),
     "tls": (TLS, {}),

@@ -25,7 +25,7 @@ ID = "ab" * 32
         (["swarm", "init"], "swarm", "use a context for each machine"),
         (["stack", "deploy", "-c", "x", "y"], "stack", "use `orlop compose`"),
         (["volume", "update", "x"], "volume update", "use a new volume"),
-        (["help", "manifest"], "manifest", "use `orlop buildx imagetools`"),
+        (["help", "trust"], "trust", "use cosign"),
     ],
 )
 def test_commands_that_only_docker_has_are_explained(

@@ -1,0 +1,1 @@
+"""Manifest lists of `orlop manifest`: docker's files below ~/.docker/manifests, and requests to registries."""
