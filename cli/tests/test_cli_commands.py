@@ -230,7 +230,7 @@ def test_logs_are_written_to_stdout_and_stderr(daemon: RecordedDaemon, orlop: An
 EVENT = {
     "Type": "container",
     "Action": "die",
-    "Actor": {"ID": "ab", "Attributes": {"name": "web", "exitCode": "0"}},
+    "Actor": {"ID": "ab", "Attributes": {"exitCode": "0", "name": "web"}},
     "scope": "local",
     "time": 1_700_000_000,
     "timeNano": 1_700_000_000_000_000_007,
@@ -251,8 +251,14 @@ def test_events_are_printed(
     import time
 
     time.tzset()
-    daemon.on("GET", "/events", chunked([json.dumps(EVENT).encode() + b"\n"] * 2))
+    actor = {"ID": "ab", "Attributes": {"name": "web", "exitCode": "0"}}  # orlop sorts the attributes, as docker does
+    daemon.on("GET", "/events", chunked([json.dumps({**EVENT, "Actor": actor}).encode() + b"\n"] * 2))
     assert orlop("events", *flags).out == f"{line}\n{line}\n"
+
+
+def test_a_wrong_field_of_events_is_reported_before_the_first_event(daemon: RecordedDaemon, orlop: Any) -> None:
+    done = orlop("events", "--format", "{{.Nope}}")
+    assert (done.code, daemon.requests) == (64, []) and "Nope" in done.err
 
 
 def test_inspect_finds_any_type_and_reports_what_is_missing(daemon: RecordedDaemon, orlop: Any) -> None:
@@ -372,7 +378,7 @@ def test_prune_asks_for_confirmation(daemon: RecordedDaemon, orlop: Any, monkeyp
 
     daemon.on("POST", "/containers/prune", answer({"ContainersDeleted": [ID], "SpaceReclaimed": 1500}))
     monkeypatch.setattr("sys.stdin", io.StringIO("n\n"))
-    assert orlop("container", "prune").code == 1
+    assert orlop("container", "prune").code == 0
     assert daemon.requests == []
     monkeypatch.setattr("sys.stdin", io.StringIO("y\n"))
     assert orlop("container", "prune", "--filter", "label!=keep").out.endswith(

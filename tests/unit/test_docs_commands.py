@@ -16,6 +16,7 @@ import commands
 VERSION = "26.1."
 
 
+@pytest.mark.timeout(300)  # runs `docker COMMAND --help` for each command
 def test_page_matches_both_clients() -> None:
     if not shutil.which("docker"):
         pytest.skip("the docker client is not installed")

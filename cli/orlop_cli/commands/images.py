@@ -33,6 +33,14 @@ HEADERS = {
     "SharedSize": "SHARED SIZE",
     "UniqueSize": "UNIQUE SIZE",
 }
+RAW = {
+    "repository": "Repository",
+    "tag": "Tag",
+    "digest": "Digest",
+    "image_id": "ID",
+    "created_at": "CreatedAt",
+    "virtual_size": "Size",
+}
 NONE = "<none>"
 
 
@@ -123,7 +131,7 @@ def rows(found: list[dict[str, Any]], trunc: bool, digests: bool) -> Iterator[Im
 @flag("-a", "--all", "everything", help="Show all images (default hides intermediate images)")
 @flag("--digests", help="Show digests")
 @many("-f", "--filter", "filters", metavar="filter", help="Filter output based on conditions provided")
-@option("--format", "form", metavar="string", help="'table', 'table TEMPLATE', 'json', or a Go template")
+@option("--format", "form", metavar="string", help="'table', 'table TEMPLATE', 'json', 'raw', or a Go template")
 @flag("--no-trunc", help="Don't truncate output")
 @flag("-q", "--quiet", help="Only show image IDs")
 @flag("--tree", help="List the platforms of each image as a tree")
@@ -151,7 +159,8 @@ def images(
     found = session.engine.get("/images/json", query)
     columns = ("Repository", "Tag", *(("Digest",) if digests else ()), "ID", "CreatedSince", "Size")
     listed = list(rows(found, not no_trunc, digests or bool(form and ".Digest" in form)))
-    print_rows(listed, columns, HEADERS, form, "ID" if quiet else "")
+    raw = {name: place for name, place in RAW.items() if digests or place != "Digest"}
+    print_rows(listed, columns, HEADERS, form, "ID" if quiet else "", raw)
 
 
 def _show_tree(session: Session, query: dict[str, Any]) -> None:

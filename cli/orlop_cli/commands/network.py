@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from orlop_cli import _config
-from orlop_cli._command import command, each, fail, flag, many, option
+from orlop_cli._command import SILENT, command, each, fail, flag, many, option
 from orlop_cli.create.values import pairs, strict_pairs
 from orlop_cli.daemon.client import filters_json, segment
 from orlop_cli.tables.format import print_rows
@@ -27,6 +27,8 @@ HEADERS = {
     "Labels": "LABELS",
     "CreatedAt": "CREATED AT",
 }
+
+RAW = {"network_id": "ID", "name": "Name", "driver": "Driver", "scope": "Scope"}
 
 
 class Network(Row):
@@ -67,7 +69,7 @@ class Network(Row):
 
 @command("ls", "List networks", examples=["orlop network ls -f driver=bridge"])
 @many("-f", "--filter", "filters", metavar="filter", help='Provide filter values (e.g. "driver=bridge")')
-@option("--format", "form", metavar="string", help="'table', 'table TEMPLATE', 'json', or a Go template")
+@option("--format", "form", metavar="string", help="'table', 'table TEMPLATE', 'json', 'raw', or a Go template")
 @flag("--no-trunc", help="Do not truncate the output")
 @flag("-q", "--quiet", help="Only display network IDs")
 def ls(
@@ -76,7 +78,7 @@ def ls(
     form = form or (None if quiet else _config.text("networksFormat"))
     found = session.engine.get("/networks", {"filters": filters_json(filters)})
     listed = [Network(item, not no_trunc) for item in sorted(found, key=lambda item: str(item["Name"]))]
-    print_rows(listed, ("ID", "Name", "Driver", "Scope"), HEADERS, form, "ID" if quiet else "")
+    print_rows(listed, ("ID", "Name", "Driver", "Scope"), HEADERS, form, "ID" if quiet else "", RAW)
 
 
 @command(
@@ -170,12 +172,14 @@ def _put(pool: dict[str, Any], key: str, text: str) -> None:
 def rm(session: Session, args: tuple[str, ...], force: bool) -> None:
     from orlop_cli._errors import ApiError
 
-    def one(name: str) -> None:
+    def one(name: str) -> str:
         try:
             session.engine.delete(f"/networks/{segment(name)}")
         except ApiError as error:
             if not (force and error.status == 404):
                 raise
+            return SILENT
+        return name
 
     each(args, one)
 

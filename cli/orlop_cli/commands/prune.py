@@ -6,7 +6,7 @@ import sys
 
 from orlop_cli import _config
 from orlop_cli._command import command, flag, many, option
-from orlop_cli._errors import CliError
+from orlop_cli._errors import CliError, Exit
 from orlop_cli.daemon.client import Engine, filters_json
 from orlop_cli.values.types import BYTES
 from orlop_cli.values.units import human_size
@@ -24,7 +24,7 @@ def _confirm(warning: str, force: bool) -> None:
     print(f"WARNING! {warning}\nAre you sure you want to continue? [y/N] ", end="", flush=True)
     if sys.stdin.readline().strip().lower() in ("y", "yes"):
         return
-    raise CliError("nothing was removed, because you did not confirm")
+    raise Exit(0)  # as in docker, which prints nothing
 
 
 def _filters(given: tuple[str, ...], extra: tuple[str, ...] = ()) -> str | None:

@@ -40,6 +40,17 @@ HEADERS = {
     "Networks": "NETWORKS",
     "Platform": "PLATFORM",
 }
+RAW = {
+    "container_id": "ID",
+    "image": "Image",
+    "command": "Command",
+    "created_at": "CreatedAt",
+    "state": "State",
+    "status": "Status",
+    "names": "Names",
+    "labels": "Labels",
+    "ports": "Ports",
+}
 COLUMNS = ("ID", "Image", "Command", "RunningFor", "Status", "Ports", "Names")
 
 
@@ -159,7 +170,7 @@ def _print_tree(containers: list[dict[str, Any]]) -> None:
     metavar="filter",
     help="Filter output based on conditions provided (name=, status=, label=...)",
 )
-@option("--format", "form", metavar="string", help="'table', 'table TEMPLATE', 'json', or a Go template")
+@option("--format", "form", metavar="string", help="'table', 'table TEMPLATE', 'json', 'raw', or a Go template")
 @option("-n", "--last", type=INT, default=-1, help="Show n last created containers (includes all states)")
 @flag("-l", "--latest", help="Show the latest created container (includes all states)")
 @flag("--no-trunc", help="Don't truncate output")
@@ -183,7 +194,8 @@ def ps(
         fail("conflicting options: --tree cannot be used with --format, --no-trunc, --quiet or --size")
     if quiet and form:
         print("WARNING: Ignoring custom format, because both --format and --quiet are set.", file=sys.stderr)
-    form = None if quiet else form or _config.text("psFormat")
+    if form != "raw":  # the only format that -q does not replace
+        form = None if quiet else form or _config.text("psFormat")
     limit = _limit(last, latest)
     query = {
         "all": 1 if everything or limit else None,
@@ -198,4 +210,5 @@ def ps(
         _print_tree(found)
         return
     columns = (*COLUMNS, "Size") if size else COLUMNS
-    print_rows([Container(item, not no_trunc) for item in found], columns, HEADERS, form, "ID" if quiet else "")
+    raw = {**RAW, "size": "Size"} if size else RAW
+    print_rows([Container(item, not no_trunc) for item in found], columns, HEADERS, form, "ID" if quiet else "", raw)

@@ -35,6 +35,7 @@ HEADERS = {
     "Size": "SIZE",
     "Reclaimable": "RECLAIMABLE",
 }
+RAW = {"type": "Type", "total": "TotalCount", "active": "Active", "size": "Size", "reclaimable": "Reclaimable"}
 CACHE_HEADERS = {
     "ID": "CACHE ID",
     "Parent": "PARENT",
@@ -205,7 +206,7 @@ def _verbose(usage: Usage) -> str:
     "Show docker disk usage",
     examples=["orlop system df", "orlop system df -v", "orlop system df --format '{{.Type}}\\t{{.Reclaimable}}'"],
 )
-@option("--format", "form", metavar="string", help="'table', 'table TEMPLATE', 'json', or a Go template")
+@option("--format", "form", metavar="string", help="'table', 'table TEMPLATE', 'json', 'raw', or a Go template")
 @flag("-v", "--verbose", help="Show detailed information on space usage")
 def df(session: Session, args: tuple[str, ...], form: str | None, verbose: bool) -> None:
     usage: Usage = session.engine.get("/system/df")
@@ -215,4 +216,4 @@ def df(session: Session, args: tuple[str, ...], form: str | None, verbose: bool)
         sys.stdout.write(render_values([_objects(usage, trunc=False)], str(form)))
     else:
         kinds = [_images(usage), _containers(usage), _volumes(usage), _cache(usage)]
-        print_rows(kinds, tuple(HEADERS), HEADERS, form)
+        print_rows(kinds, tuple(HEADERS), HEADERS, form, raw=RAW)

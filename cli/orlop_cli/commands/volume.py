@@ -27,6 +27,8 @@ HEADERS = {
     "Size": "SIZE",
 }
 
+RAW = {"name": "Name", "driver": "Driver"}
+
 
 class Volume(Row):
     """One volume of the list."""
@@ -65,13 +67,13 @@ class Volume(Row):
 
 @command("ls", "List volumes", examples=["orlop volume ls -f dangling=true"])
 @many("-f", "--filter", "filters", metavar="filter", help='Provide filter values (e.g. "dangling=true")')
-@option("--format", "form", metavar="string", help="'table', 'table TEMPLATE', 'json', or a Go template")
+@option("--format", "form", metavar="string", help="'table', 'table TEMPLATE', 'json', 'raw', or a Go template")
 @flag("-q", "--quiet", help="Only display volume names")
 def ls(session: Session, args: tuple[str, ...], filters: tuple[str, ...], form: str | None, quiet: bool) -> None:
     form = form or (None if quiet else _config.text("volumesFormat"))
     found = session.engine.get("/volumes", {"filters": filters_json(filters)}).get("Volumes") or []
     listed = [Volume(item) for item in sorted(found, key=lambda item: str(item["Name"]))]
-    print_rows(listed, ("Driver", "Name"), HEADERS, form, "Name" if quiet else "")
+    print_rows(listed, ("Driver", "Name"), HEADERS, form, "Name" if quiet else "", RAW)
 
 
 @command(

@@ -1,5 +1,5 @@
-"""The option --format of lists: `table`, `table TEMPLATE`, `json`, or a template. This module also prints the default table,
-which uses no template."""
+"""The option --format of lists: `table`, `table TEMPLATE`, `json`, `raw`, or a template. This module also prints the default
+table, which uses no template."""
 
 from __future__ import annotations
 
@@ -17,14 +17,25 @@ if TYPE_CHECKING:
 
 
 def print_rows(
-    rows: Iterable[Row], columns: Sequence[str], headers: dict[str, str], form: str | None, quiet: str = ""
+    rows: Iterable[Row],
+    columns: Sequence[str],
+    headers: dict[str, str],
+    form: str | None,
+    quiet: str = "",
+    raw: dict[str, str] | None = None,
 ) -> None:
-    """Print a listing. `columns` are the default table's placeholders; `quiet` is the placeholder that -q prints."""
-    sys.stdout.write(render_rows(rows, columns, headers, form, quiet))
+    """Print a listing. `columns` are the default table's placeholders; `quiet` is the placeholder that -q prints; `raw` are
+    the placeholders of `--format raw` by their names there, for lists that have this format in docker."""
+    sys.stdout.write(render_rows(rows, columns, headers, form, quiet, raw))
 
 
 def render_rows(
-    rows: Iterable[Row], columns: Sequence[str], headers: dict[str, str], form: str | None, quiet: str = ""
+    rows: Iterable[Row],
+    columns: Sequence[str],
+    headers: dict[str, str],
+    form: str | None,
+    quiet: str = "",
+    raw: dict[str, str] | None = None,
 ) -> str:
     """The text that print_rows prints."""
     if quiet and form in (None, "", "table"):
@@ -37,7 +48,15 @@ def render_rows(
         from orlop_cli.tables.functions import to_json
 
         return "".join(_html_safe(to_json(row)) + "\n" for row in rows)
+    if form == "raw" and raw:
+        return "".join(_raw(row, raw, quiet) for row in rows)
     return _templated(rows, headers, str(form))
+
+
+def _raw(row: Row, names: dict[str, str], quiet: str) -> str:
+    """A line per placeholder, then an empty line; with `quiet`, only the line of its placeholder."""
+    values = [(name, getattr(row, place)()) for name, place in names.items() if place == quiet or not quiet]
+    return "".join(f"{name}: {value}\n" if value else f"{name}:\n" for name, value in values) + ("" if quiet else "\n")
 
 
 def _html_safe(text: str) -> str:

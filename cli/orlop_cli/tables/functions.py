@@ -181,6 +181,8 @@ def _verb(verb: str, value: Any, flags: str, width: str, precision: str | None) 
             "%{}{}{}s".format(flags.replace("0", "").replace("+", "").replace("#", ""), width, dot if verb == "s" else "")
             % text
         )
+    if verb == "q" and isinstance(value, list):
+        return f"[{' '.join(json.dumps(show(item, True), ensure_ascii=False) for item in value)}]"
     if verb == "q":
         return json.dumps(show(value, True), ensure_ascii=False)
     if verb in "doxXc" and isinstance(value, int) and number:

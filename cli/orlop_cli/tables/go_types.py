@@ -100,6 +100,8 @@ _TYPES = {
     ),
     "Component": "Name:s Version:s Details:m",
     "Empty": "",
+    "Message": "Status:s ID:s From:s Type:s Action:s Actor:Actor Scope:s Time:i TimeNano:i",
+    "Actor": "ID:s Attributes:m",
     "Platform": "Name:s",
     "PortBinding": "HostIP:s HostPort:s",
     "versionInfo": "Client:clientVersion Server:*ServerVersion",
