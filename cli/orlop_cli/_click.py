@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 
 class Option(click.Option):
-    """An option with a section of the help page, whose `--no-` twin is hidden."""
+    """An option in a section of the help page. The help page does not show its twin with `--no-`."""
 
     def __init__(self, *args: Any, section: str = "", **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)

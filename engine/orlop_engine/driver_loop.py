@@ -43,7 +43,7 @@ class _Job:
             with self._scope:
                 self.value = await self._method(*self._args, **self._kwargs)
                 self.answered = True
-        except trio.Cancelled as error:  # not by `_scope`, which would have caught it
+        except trio.Cancelled as error:  # not a cancellation of `_scope`, which would have caught it
             self.error = DriverError("the plugin has ended its event loop")
             self.error.__cause__ = error
         except BaseException as error:
@@ -87,7 +87,7 @@ class DriverLoop:
             await job.done.wait()
         except trio.Cancelled:
             self._soon(token, job.cancel)
-            with trio.CancelScope(shield=True):  # without a deadline: the gate abandons this task at the deadline
+            with trio.CancelScope(shield=True):  # needs no deadline: the gate abandons this task at its deadline
                 await job.done.wait()
             if not job.answered and job.error is None:
                 raise

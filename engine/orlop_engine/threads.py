@@ -20,8 +20,8 @@ _STUCK = 0.5
 
 class Abandonable:
     """Runs at most `most` calls at the same time, including abandoned calls. Create one `Abandonable` for each kind of call,
-    at module level. `turns` is a lower limit that applies while calls return quickly. More threads do not compute faster,
-    because they share the GIL, and each thread can keep the GIL from the event loop for up to 5 ms at a time."""
+    at module level. `turns` is a smaller limit, which applies while calls return quickly. More threads do not compute
+    faster, because they share the GIL, and each thread can keep the GIL from the event loop for up to 5 ms at a time."""
 
     def __init__(self, name: str, most: int, turns: int = 0) -> None:
         self._most = most

@@ -6,7 +6,7 @@ from orlop_cli._command import command, flag, option
 from orlop_cli.daemon.client import segment
 from orlop_cli.tables.table import layout
 
-TYPE_CHECKING = False  # as typing.TYPE_CHECKING, without the time that its import takes
+TYPE_CHECKING = False  # like typing.TYPE_CHECKING, but without the time of importing typing
 if TYPE_CHECKING:
     from orlop_cli._session import Session
 

@@ -9,7 +9,7 @@ from orlop_cli._command import command, flag, option
 from orlop_cli._errors import ApiError, CliError
 from orlop_cli.values.references import HUB_KEY
 
-TYPE_CHECKING = False  # as typing.TYPE_CHECKING, without the time that its import takes
+TYPE_CHECKING = False  # like typing.TYPE_CHECKING, but without the time of importing typing
 if TYPE_CHECKING:
     from orlop_cli._session import Session
 

@@ -11,7 +11,7 @@ from orlop_cli.tables.table import ellipsis
 from orlop_cli.values.references import HUB
 from orlop_cli.values.types import INT
 
-TYPE_CHECKING = False  # as typing.TYPE_CHECKING, without the time that its import takes
+TYPE_CHECKING = False  # like typing.TYPE_CHECKING, but without the time of importing typing
 if TYPE_CHECKING:
     from typing import Any
 

@@ -228,7 +228,8 @@ def _resources(options: Json) -> Json:
 
 
 def needed_version(options: Json) -> tuple[tuple[int, int], str] | None:
-    """The newest API version above the base that a flag needs, and that flag."""
+    """The newest API version that a flag needs, and that flag. Flags that need no newer version than BASE_API are not
+    considered."""
     needs = [network.needed_version(options), mounts.needed_version([mounts.mount(text) for text in options["mount"]])]
     if options["health_start_interval"] is not None:
         needs.append(((1, 44), "--health-start-interval"))

@@ -144,7 +144,8 @@ def _check(made: Json, keys: set[str]) -> None:
 
 
 def needed_version(mounts: Iterable[Json]) -> tuple[tuple[int, int], str] | None:
-    """The newest API version above the base that a mount needs, and the field that needs it."""
+    """The newest API version that a mount needs, and the field that needs it. Fields that need no newer version than
+    BASE_API are not considered."""
     need: tuple[tuple[int, int], str] | None = None
     for made in mounts:
         for version, field, present in (

@@ -103,7 +103,7 @@ def _single(name: str, endpoint: Json, options: Json, version: tuple[int, int]) 
 
 
 def needed_version(options: Json) -> tuple[tuple[int, int], str] | None:
-    """The API version above the base that these networks need."""
+    """The API version that these networks need, if it is newer than BASE_API."""
     parsed = [parse(text) for text in options["network"]]
     if any("GwPriority" in endpoint for _, endpoint in parsed):
         return (1, 48), "gw-priority"

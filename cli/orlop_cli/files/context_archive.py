@@ -113,8 +113,8 @@ def _zip(data: bytes) -> dict[str, bytes]:
 
 
 def _checked(name: str) -> str:
-    """No file is extracted under its name in the archive. But an archive with such a name is refused, because docker does
-    not make it."""
+    """Refuse a name that leads out of the archive's directory. It does no harm, because no file is extracted under its name,
+    but docker makes no archive with such a name."""
     if name.startswith("/") or ".." in name.split("/"):
         raise CliError(f"unexpected file {name} in the archive")
     return name.removeprefix("./")

@@ -18,7 +18,8 @@ if TYPE_CHECKING:
 
 @contextmanager
 def new_file(path: str, mode: int = 0o666, code: int = 1, exists: str = "") -> Iterator[Write]:
-    """Yields a function that writes to a new file; `exists` is the error if it exists. On failure the file is removed."""
+    """Yields a function that writes to a new file; `exists` is the error message if the file exists already. On failure the
+    file is removed."""
     try:
         fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
     except FileExistsError:

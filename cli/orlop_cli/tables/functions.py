@@ -208,7 +208,7 @@ def _call(value: Any, *_arguments: Any) -> Any:
 
 
 def _escaped(escapes: dict[str, str]) -> Callable[..., str]:
-    """A function that replaces characters in what `print` makes of its arguments."""
+    """A function that formats its arguments like `print`, and then replaces characters."""
     table = str.maketrans(escapes)
     return lambda *values: _print(*values).translate(table)
 

@@ -28,7 +28,7 @@ _MAPS = {
 }  # fmt: skip
 
 
-_MAX_DEPTH = 100  # of templates that include templates
+_MAX_DEPTH = 100  # limit for the depth of templates that include templates
 
 
 class _Break(Exception):
@@ -74,7 +74,7 @@ class Template:
         del scope[depth:]
 
     def _include(self, node: tree.Call, dot: Any, scope: _Scope, out: list[str]) -> None:
-        """`template` and `block`: a named template, which sees only its argument."""
+        """Render a named template (`template` and `block`), which sees only its argument."""
         body = self._named.get(node.name)
         if body is None:
             raise TemplateError(f'executing "" at <{{{{template "{node.name}"}}}}>: template "{node.name}" not defined')
@@ -152,7 +152,7 @@ class Template:
         function = self._functions.get(name)
         if function is None:
             error = TemplateError(f'function "{name}" not defined')
-            error.code = 64  # docker finds it when it parses the template
+            error.code = 64  # docker detects this error when it parses the template
             raise error
         arguments = (*(self._operand(operand, dot, scope) for operand in operands), *piped)
         try:

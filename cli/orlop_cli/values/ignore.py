@@ -16,8 +16,7 @@ _CLASS = re.compile(r"\[\^?\]?(?:\\.|[^\]\\])*\]")
 
 
 class Ignore:
-    """Patterns in the order of the file. For each path, the last pattern decides that matches the path or a directory above
-    it."""
+    """Patterns in the order of the file. Of the patterns that match a path or a directory above it, the last one decides."""
 
     def __init__(self, patterns: Sequence[str]) -> None:
         """Raises ValueError for an invalid pattern."""

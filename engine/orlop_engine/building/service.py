@@ -153,7 +153,7 @@ class Workspace:
         return found
 
     async def release(self, digest: str) -> None:
-        """End one use of a base image, which began with `base`. It is no error if the base is not in use."""
+        """End one use of a base image. The use began with a call of `base`. It is no error if the base is not in use."""
         if digest in self._bases and self._unuse(digest):
             await self._snapshots.reap()
         await self._building.steps.ended()  # a build releases its bases when it ends, so wait for its steps here
@@ -304,8 +304,8 @@ class Workspace:
             return await self._building.steps.run(own, outputs)
 
     async def serve(self, name: str, request: StepRequest, streams: Streams, client: int) -> int:
-        """As `run`, in a container for which `interactive` has further operations. `client` is a socket, which still belongs
-        to the caller (see `interactive`)."""
+        """Like `run`, but the client of the process is the socket `client`, and the step can have further processes (see the
+        module `interactive`). The caller closes `client`."""
         self.scope.check_step(request.host)
         async with self._on_own_root(request) as own:
             return await self.interactive.run(name, own, streams, client)

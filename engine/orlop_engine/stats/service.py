@@ -29,7 +29,8 @@ _FIRST = 0.1  # seconds between the two samples of a single answer; long enough 
 
 
 class Sample(NamedTuple):
-    """The resource usage at a time. `usage` is None while the container is not running. `system_cpu`: see `reading`."""
+    """The resource usage at one moment. `usage` is None while the container is not running. `system_cpu`: see
+    `reading.system_cpu`."""
 
     time_ns: int = 0
     usage: reading.Usage | None = None

@@ -37,8 +37,8 @@ _TABLE = "volumes"
 
 
 class Volumes:
-    """`drivers` returns the driver with a name; `users` returns, for each volume, the IDs of the containers that use it,
-    including stopped containers. Methods that only read take no lock and call no driver."""
+    """`drivers` returns the driver with the given name; `users` returns, for each volume, the IDs of the containers that use
+    it, including stopped containers. Methods that only read take no lock and call no driver."""
 
     def __init__(
         self,

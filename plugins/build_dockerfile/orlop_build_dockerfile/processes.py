@@ -40,7 +40,7 @@ class Process(msgspec.Struct, frozen=True, kw_only=True):
 class StepContainer(Protocol):
     """A container on its mounts. `run`, which is called once, starts its first process. Further processes can be started
     while the first process runs. Errors are `OrlopError`s and `BuildFailed`. `op` has the command, its environment and its
-    user; `client` is as in `Processes`."""
+    user; `client`: see `Processes`."""
 
     async def run(self, op: ExecOp, streams: Streams, client: int) -> int: ...
 
@@ -57,11 +57,12 @@ class Processes(Protocol):
     are standard input. A write shutdown ends the input of a process without a terminal."""
 
     async def serve(self, name: str, step: Step, streams: Streams, client: int) -> int:
-        """As `Backend.run`. Further processes of the step end with it."""
+        """Like `Backend.run`. When the first process ends, the step's further processes end, too."""
         ...
 
     async def execute(self, name: str, process: str, request: Process, client: int) -> int:
-        """Run a further process, which has a name too, to its end. Returns its exit code. Cancelling kills the process."""
+        """Run a further process, with the name `process`, to its end. Returns its exit code. Cancelling kills the
+        process."""
         ...
 
     async def signal(self, name: str, process: str, signal: str) -> None:

@@ -36,7 +36,7 @@ _SECONDS = 30.0
 
 
 class _Https(http.client.HTTPConnection):
-    """Unlike `HTTPSConnection`, it can expect another name in the certificate than that of the host."""
+    """Like `HTTPSConnection`, but the certificate may be required to contain another name than the host's."""
 
     default_port = 443
 

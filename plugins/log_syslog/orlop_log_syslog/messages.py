@@ -51,8 +51,8 @@ class _Clock:
 
 
 class Encoder:
-    """Encodes the lines of one container. `counted`: the length precedes the message if the format is rfc5424. As dockerd,
-    it makes no message of an empty line."""
+    """Encodes the lines of one container. `counted`: the length precedes the message if the format is rfc5424. As in
+    dockerd, an empty line results in no message."""
 
     def __init__(self, form: str, facility: int, tag: str, host: str, pid: int, *, counted: bool) -> None:
         self._clock = _Clock(form)

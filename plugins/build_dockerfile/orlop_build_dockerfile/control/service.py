@@ -228,7 +228,7 @@ def client_session(headers: Mapping[str, str], connection: Connection) -> Client
 
 
 def _matches(record: pb.WorkerRecord, text: str) -> bool:
-    """A filter of workers: "id==ID", "labels.NAME==VALUE"."""
+    """Whether a worker matches a filter: "id==ID" or "labels.NAME==VALUE"."""
     name, equal, value = text.partition("==")
     name, value = name.strip(), value.strip().strip('"')
     found = record.ID if name == "id" else record.Labels.get(name.removeprefix("labels.").strip('"'))

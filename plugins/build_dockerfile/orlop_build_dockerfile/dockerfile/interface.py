@@ -56,7 +56,7 @@ class Request(msgspec.Struct, frozen=True, kw_only=True):
 class ResolveImage(msgspec.Struct, frozen=True):
     """The digest and configuration of an image. A `name` that begins with "oci-layout://" is "STORE@DIGEST" in a store of
     the client's session. `mode` is "default" (the local image, otherwise the registry), "pull" or "local". `vertex` is the
-    name of this step of the progress."""
+    name of this step in the progress."""
 
     name: str
     platform: str

@@ -105,7 +105,7 @@ class Finding(msgspec.Struct, frozen=True):
 
 
 def parse_lint_options(text: str) -> LintConfig:
-    """The value of `# check=`: "skip=RULE,RULE;experimental=all;error=true". `ValueError` with BuildKit's message."""
+    """The value of `# check=`: "skip=RULE,RULE;experimental=all;error=true". Raises `ValueError` with BuildKit's message."""
     text = text.strip()
     if not text:
         return LintConfig()

@@ -23,16 +23,16 @@ __all__ = ["Container", "Containers", "open_containers"]
 
 log = logging.getLogger("orlop.build")
 
-_MOST = 32  # containers of a frontend
-_MOST_PROCESSES = 64  # running processes of a frontend
+_MOST = 32  # limit for the containers of a frontend
+_MOST_PROCESSES = 64  # limit for the running processes of a frontend
 _MOST_MOUNTS = 1000
 _NAME = 128
 _ENDING = 120.0  # seconds for the processes of a released container to end
 
 
 class Container:
-    """`has_first`: the first process has been asked for. `running` is set once it runs, or cannot run any more because the
-    container `is_over`."""
+    """`has_first`: a first process has been requested. `running` is set once this process runs, or once it cannot run any
+    more, because the container has ended (`is_over`)."""
 
     def __init__(self, name: str) -> None:
         self.name = name
@@ -65,7 +65,7 @@ class Container:
             self._gone.set()
 
     async def _end_processes(self) -> None:
-        """The mounts are in use until the processes have ended."""
+        """End the processes, and wait for their end, because until then the mounts are in use."""
         self._released.set()
         for scope in self._processes:
             scope.cancel()
@@ -73,7 +73,7 @@ class Container:
             await self._changed.park()
 
     async def release(self) -> None:
-        """Returns when nothing is left of the container."""
+        """Release the container. Returns when nothing is left of it."""
         self._released.set()
         await self._gone.wait()
 
@@ -115,7 +115,7 @@ class Containers:
         return found
 
     async def create(self, request: pb.NewContainerRequest, values: Mapping[str, Ref]) -> None:
-        """`values` are those that the mounts of the request name."""
+        """Create a container. `values` maps the names in the mounts of the request to values."""
         name = request.ContainerID
         if not name or len(name) > _NAME:
             raise BuildFailed(f"the name of a container has 1 to {_NAME} characters", code=Code.INVALID_ARGUMENT)
@@ -157,7 +157,7 @@ def _operation(request: pb.NewContainerRequest, values: Mapping[str, Ref]) -> tu
 
 @asynccontextmanager
 async def open_containers(job: Job) -> AsyncIterator[Containers]:
-    """The containers of a frontend of a build. None is left after the block."""
+    """The containers of one frontend. After the block, no container is left."""
     async with nursery() as tasks:
         try:
             yield Containers(job, tasks)

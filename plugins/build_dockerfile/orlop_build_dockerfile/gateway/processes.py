@@ -31,11 +31,11 @@ from orlop_sdk import NotFound, OrlopError, Unavailable
 __all__ = ["ProcessStream"]
 
 _STDIN, _STDOUT, _STDERR = 0, 1, 2
-_UNKNOWN, _KILLED = 255, 137  # BuildKit's exit code of a process without one, and that of a process that was killed
+_UNKNOWN, _KILLED = 255, 137  # BuildKit's exit codes if the real code is unknown, and if the process was killed
 _FRAME = struct.Struct(">BxxxL")
 _PIECE = 64 << 10
-_CONTROLS = 16  # waiting resizes and signals of a process
-_REMEMBERED = 1000  # ended processes, for which the frontend may still have input
+_CONTROLS = 16  # limit for the waiting resizes and signals of a process
+_REMEMBERED = 1000  # number of ended processes to remember, because the frontend may still send input for them
 _NAME = 128
 _PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
@@ -113,7 +113,7 @@ class _Process:
     # --- messages of the frontend
 
     async def feed(self, message: pb.FdMessage) -> None:
-        """Input that the process does not read any more is dropped."""
+        """Pass on input. Input that the process does not read any more is dropped."""
         if message.Fd == _STDIN and self._streams.stdin:
             with suppress(trio.BrokenResourceError):
                 await self._input.send(message)
@@ -139,10 +139,10 @@ class _Process:
         await self._tell(code, error)
 
     async def _tell(self, code: int, error: BuildFailed | None) -> None:
-        """The end of the process. One that was not started is reported as started, too."""
+        """Report the end of the process. A process that could not be started is first reported as started."""
         if not self._started.is_set():
             await self._send(Started=pb.StartedMessage())
-        if error is not None and NOT_STARTED in error.message:  # BuildKit's runtime prints it, and ends with 1
+        if error is not None and NOT_STARTED in error.message:  # as in BuildKit, print the error, and report the exit code 1
             if self._outputs:
                 await self._write(_STDOUT if self._init.Tty else self._outputs[-1], f"{error.message}\n".encode())
             code, error = 1, None
@@ -184,7 +184,7 @@ class _Process:
             if self._is_first:
                 container.is_over = True
                 container.running.set()
-            self._inputs.close()  # wakes a frontend that has more input
+            self._inputs.close()  # wakes `feed`, which may be waiting to pass on more input
         return _KILLED, BuildFailed("context canceled", code=Code.CANCELLED)
 
     async def _pass_input(self, stream: trio.SocketStream) -> None:

@@ -66,7 +66,8 @@ class FrontendState:
         return self._kept[name] if name in self._kept else self.value(name)
 
     def explained(self, error: BuildFailed) -> BuildFailed:
-        """The error, with the names of the values that a failed command had and has left."""
+        """The error. If a command has failed, the error also gets names for the command's inputs and for the mounts that it
+        left."""
         command = error.command
         if command is None or command.owner is not self.job or len(self._kept) > _REFS:
             return error

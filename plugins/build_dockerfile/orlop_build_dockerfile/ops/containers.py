@@ -1,4 +1,4 @@
-"""Containers of frontends: like those of commands, but a client controls their processes."""
+"""Containers of frontends. They are like the containers of commands, but a client controls their processes."""
 
 from __future__ import annotations
 
@@ -30,7 +30,8 @@ class MountedContainer:
         self._check(op)
 
     def _check(self, op: ops_pb2.ExecOp) -> None:
-        """BuildKit has checked this since CVE-2024-23653."""
+        """Raise an error if the build lacks an entitlement that the container needs. BuildKit has this check since
+        CVE-2024-23653."""
         if missing := missing_entitlement(self._job, op):
             raise BuildFailed(f"{missing} is not allowed", code=Code.PERMISSION_DENIED)
 

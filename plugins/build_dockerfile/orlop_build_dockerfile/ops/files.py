@@ -100,7 +100,7 @@ class _Run:
     a chain of actions makes one snapshot. All other results are committed."""
 
     def __init__(self, job: SolverJob, vertex: Vertex, inputs: list[Value], archive_owner: Owner = None) -> None:
-        """`archive_owner`: of all files that are unpacked, instead of their archive's owners."""
+        """`archive_owner` becomes the owner of all unpacked files, instead of the owners in the archive."""
         self._job, self._core, self._op, self._inputs = job, job.core, vertex.op.file, inputs
         self._archive_owner = archive_owner
         self._count, self._name = len(inputs), vertex.name

@@ -137,7 +137,7 @@ async def _stored(
 
 @asynccontextmanager
 async def _temporary(core: Core) -> AsyncIterator[str]:
-    """The path of a file, which is removed at the end."""
+    """The path for a temporary file. The file is removed at the end of the block."""
     path = os.path.join(core.directory, f"unpack-{secrets.token_hex(8)}")
     try:
         yield path

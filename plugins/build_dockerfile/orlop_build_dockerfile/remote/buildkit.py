@@ -67,7 +67,8 @@ class StepKey(msgspec.Struct, frozen=True):
 
 
 class CacheRecord(msgspec.Struct, frozen=True):
-    """`inputs`: for each input, the records that it may be, and the selector. `result` is for the user of the graph."""
+    """`inputs`: for each input of the step, the numbers of the records that may match this input, with a selector. `result`
+    is not used by this module."""
 
     digest: str
     inputs: Sequence[Sequence[tuple[int, str]]] = ()
@@ -148,13 +149,14 @@ def step_keys(vertex: Vertex, platform: str) -> Sequence[StepKey]:
 
 
 def has_wildcards(path: str) -> bool:
-    """Whether BuildKit takes a path for a pattern; a backslash is not enough."""
+    """Whether BuildKit treats a path as a pattern. A backslash alone does not make a path a pattern."""
     return bool(_WILDCARD.match(path))
 
 
 def _exec_forms(given: ops_pb2.ExecOp) -> Iterable[ops_pb2.ExecOp]:
-    """The operation as given, and, if it mounts secrets or agents, as BuildKit's clients write these mounts: with output 0,
-    without the ID of the default agent, and up to version 0.13 with input 0, later without an input."""
+    """The operation as given. If it mounts secrets or agents, also the two forms in which BuildKit's clients write these
+    mounts. In both forms, the mounts have output 0, and the default agent has no ID. Clients up to version 0.13 write input
+    0, later clients write no input."""
     yield given
     if not any(mount.mountType in _PRIVATE for mount in given.mounts):
         return
@@ -192,7 +194,8 @@ def _exec_key(given: ops_pb2.ExecOp, vertex: Vertex, platform: str) -> StepKey:
 
 
 def _is_default_cache(mount: ops_pb2.Mount) -> bool:
-    """Whether a cache mount has the identity that Dockerfiles give it, perhaps below a namespace."""
+    """Whether the ID and the sharing mode of a cache mount are the defaults of Dockerfiles. The ID may begin with a
+    namespace."""
     ident = mount.cacheOpt.ID
     return mount.cacheOpt.sharing == 0 and (ident == mount.dest or ident.partition("/")[2] == mount.dest)
 
@@ -219,7 +222,7 @@ def _exec_needs(op: ops_pb2.ExecOp, count: int) -> Iterable[Needs]:
 
 
 def _outermost(paths: Iterable[str]) -> list[str]:
-    """The paths that are not below another one, each once."""
+    """The paths that are not below another path, without duplicates."""
     once = set(paths)
     return sorted(
         path for path in once if not any(path != other and path.startswith(other.rstrip("/") + "/") for other in once)

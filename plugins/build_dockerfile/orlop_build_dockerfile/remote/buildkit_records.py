@@ -25,8 +25,9 @@ _Numbers = Mapping[int, list[int]]
 
 
 class Described:
-    """The records of the steps of some graphs, inputs first. `numbers` has the records of each step's output. A step has no
-    record if its key is not known, or if one of its inputs has no record."""
+    """The records of the steps of some graphs. The records of a step come after the records of its inputs. `numbers` maps
+    each output of a step to the numbers of its records. A step has no record if its key is not known, or if one of its
+    inputs has no record."""
 
     def __init__(self, job: SolverJob, steps: BuildKitSteps) -> None:
         self._job, self._steps = job, steps
@@ -41,7 +42,8 @@ class Described:
                 self._known[vertex.digest] = await self._describe(graph, vertex)
 
     def _add(self, record: CacheRecord) -> int:
-        """The number of a record. BuildKit ignores all but the last of several equal ones that have no inputs."""
+        """Add a record, and return its number. A record without inputs is added only once, because BuildKit ignores all such
+        records with the same digest except the last."""
         if not record.inputs and record.digest in self._plain:
             return self._plain[record.digest]
         self.records.append(record)
@@ -69,7 +71,7 @@ class Described:
         return found
 
     async def _inputs(self, graph: Graph, vertex: Vertex, key: StepKey) -> list[list[tuple[int, str]]] | None:
-        """The records of each input; None if an input has none."""
+        """The records of each input; None if an input has no record."""
         inputs: list[list[tuple[int, str]]] = []
         for wanted, needs in zip(vertex.inputs, key.inputs, strict=True):
             links = [(number, needs.selector) for number in self._known[wanted[0]].get(wanted[1], ())]

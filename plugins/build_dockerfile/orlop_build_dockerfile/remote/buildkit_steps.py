@@ -25,8 +25,8 @@ _Outputs = Mapping[int, frozenset[int]]
 
 
 class BuildKitSteps:
-    """The records of each cache that the vertices of a job match, each computed once. Records with equal keys and inputs are
-    interchangeable."""
+    """Finds the records of a cache that match the vertices of a job. The matches of a vertex are computed only once. Records
+    with equal keys and inputs are interchangeable."""
 
     def __init__(self, job: SolverJob) -> None:
         self._job = job
@@ -37,9 +37,8 @@ class BuildKitSteps:
         """The layers of a step's output; empty if the cache lacks them."""
         if not cache.records:
             return ()
-        await self._all_below(
-            graph, vertex, cache
-        )  # a lock would let this wait for itself: a step may be run for its content
+        # Without a lock, because this call may run a step to get its content, and the step calls this method again
+        await self._all_below(graph, vertex, cache)
         for number in sorted(self._known[id(cache), vertex.digest].get(output, ())):
             found: Sequence[CachedLayer] = cache.records[number].result or ()
             if found:
@@ -47,7 +46,8 @@ class BuildKitSteps:
         return ()
 
     async def _all_below(self, graph: Graph, vertex: Vertex, cache: CacheGraph) -> None:
-        """Without recursion: a graph may be 20,000 deep."""
+        """Find the matches of a vertex and of all vertices that it needs. The function is not recursive, because a graph may
+        have a depth of 20,000."""
         waiting = [vertex]
         while waiting:
             last = waiting[-1]
@@ -64,11 +64,12 @@ class BuildKitSteps:
         platform = (self._job.core.settings.platforms or ("linux/amd64",))[0]
         if vertex.op.HasField("source"):
             if not vertex.op.source.identifier.startswith("docker-image://"):
-                return {}  # only its content has a key
+                return {}  # such a source has a key only for its content
             value = await self._job.output(graph, (vertex.digest, 0))
             if not isinstance(value, Image):
                 return {}
-            digest = vertex.op.source.identifier.partition("@")[2]  # that of a stored image may be that of its configuration
+            # may be the digest of the image's configuration, if the image is stored
+            digest = vertex.op.source.identifier.partition("@")[2]
             names = image_keys(digest, diff_ids(value.base.config), platform_of(vertex) or platform)
             return {0: frozenset(number for name in names for number in cache.find(name))}
         found: dict[int, frozenset[int]] = {}
@@ -88,7 +89,7 @@ class BuildKitSteps:
             if number is not None:
                 if not self._may_match(cache, outputs.values(), inputs, number):
                     continue
-                # This input has to be made in any case, unless its content is found now
+                # If the step must be run, this input must be computed anyway, so it is computed now, to look up its content
                 inputs[number] |= await self._by_content(graph, vertex.inputs[number], key.inputs[number], cache)
             matches = {each: frozenset(cache.matches(found, inputs)) for each, found in outputs.items()}
             if any(matches.values()):

@@ -58,7 +58,7 @@ class _Chain(msgspec.Struct):
 
 
 class _Link(msgspec.Struct):
-    """(Go leaves out a 0.)"""
+    """`link` is 0 if the JSON does not contain it, because Go leaves out a 0."""
 
     link: int = 0
     selector: str = ""

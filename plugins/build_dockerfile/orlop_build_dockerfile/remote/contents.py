@@ -74,7 +74,7 @@ class _Header(msgspec.Struct):
 
 
 class _Selection:
-    """The files that a path with wildcards, and patterns, select."""
+    """The files that are selected by a path with wildcards, and by patterns."""
 
     def __init__(self, root: int, wanted: Selector, sent: bool) -> None:
         if wanted.wildcard and "\\" in wanted.path:
@@ -100,7 +100,7 @@ class _Selection:
                 with opened(parent):
                     self._add(parent, name, self._path, self._path, (), 0)
             return
-        # The directory in front of the first wildcard
+        # `above` is the part of the path before the first component with a wildcard
         plain = next((number for number, part in enumerate(self._parts) if has_wildcards(part)), 1)
         above = "/".join(self._parts[:plain])
         try:

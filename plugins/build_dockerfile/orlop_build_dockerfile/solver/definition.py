@@ -192,7 +192,7 @@ def mounts_problem(op: ops_pb2.ExecOp, count: int) -> str:
 
 
 def command_problem(op: ops_pb2.ExecOp) -> str:
-    """As `mounts_problem`, of the command itself."""
+    """Like `mounts_problem`, but checks the command itself."""
     if not op.meta.args:
         return " has no command"
     if any("\0" in text for text in (*op.meta.args, *op.meta.env, op.meta.cwd, op.meta.user)):
