@@ -22,6 +22,9 @@ __all__ = ["run"]
 def run(arguments: list[str]) -> int:
     """Run a command line, and return its exit code. Raises CliError and Exit."""
     if "_ORLOP_COMPLETE" in os.environ:
+        from orlop_cli import _completion
+
+        _completion.register()
         root.main(arguments, "orlop")  # click handles shell completion, and then exits
     try:
         with root.make_context("orlop", arguments) as ctx:

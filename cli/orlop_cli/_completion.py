@@ -7,12 +7,13 @@ completions.
 
 from __future__ import annotations
 
+import os
 import re
 import signal
 from typing import Any
 
 import click
-from click.shell_completion import CompletionItem, get_completion_class
+from click.shell_completion import BashComplete, CompletionItem, add_completion_class, get_completion_class, split_arg_string
 
 TYPE_CHECKING = False  # like typing.TYPE_CHECKING, but without the time of importing typing
 if TYPE_CHECKING:
@@ -29,6 +30,41 @@ _FLAGS = {"network": "NETWORK", "volumes-from": "CONTAINER", "link": "CONTAINER"
 _FILES = frozenset(
     "cidfile config env-file file iidfile input label-file metadata-file output tlscacert tlscert tlskey".split()
 )
+
+
+_BASH = r"""%(complete_func)s() {
+    local IFS=$'\n' line=${COMP_LINE:0:COMP_POINT} before= response completion type value
+    local word=${line##*[[:space:]]}
+    # Bash splits words at colons, and replaces only the part after the last colon.
+    [[ $COMP_WORDBREAKS != *:* ]] || before=${word%%"${word##*:}"}
+    response=$(env COMP_LINE="$line" %(complete_var)s=bash_complete $1)
+    for completion in $response; do
+        IFS=',' read type value <<< "$completion"
+        case $type in
+            dir) compopt -o dirnames ;;
+            file) compopt -o default ;;
+            plain) COMPREPLY+=("${value#"$before"}") ;;
+        esac
+    done
+}
+complete -o nosort -F %(complete_func)s %(prog_name)s
+"""
+
+
+class _Bash(BashComplete):
+    """Gets the line up to the cursor, because bash splits `alpine:3` into three words."""
+
+    source_template = _BASH
+
+    def get_completion_args(self) -> tuple[list[str], str]:
+        line = os.environ["COMP_LINE"]
+        words = split_arg_string(line)[1:]
+        return (words, "") if line[-1:].isspace() or not words else (words[:-1], words[-1])
+
+
+def register() -> None:
+    """Make click use the completion for bash of this module."""
+    add_completion_class(_Bash)
 
 
 def arguments(context: click.Context, usage: str, given: Sequence[str], incomplete: str) -> list[CompletionItem]:
@@ -50,6 +86,7 @@ def value(context: click.Context, flag: str, incomplete: str) -> list[Completion
 
 def script(shell: str) -> str:
     """The script that makes a shell complete `orlop`."""
+    register()
     found = get_completion_class(shell)
     assert found is not None
     return found(click.Command("orlop"), {}, "orlop", VARIABLE).source()

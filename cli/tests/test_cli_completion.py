@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import resource
+import shutil
 import subprocess
 import sys
 import time
@@ -33,8 +36,7 @@ def complete(daemon: RecordedDaemon, clean: None, monkeypatch: pytest.MonkeyPatc
 
     def call(*words: str) -> list[str]:
         environment = {
-            "COMP_WORDS": " ".join(["orlop", *words]),
-            "COMP_CWORD": str(len(words)),
+            "COMP_LINE": " ".join(["orlop", *words]),
             "_ORLOP_COMPLETE": "bash_complete",
         }
         code = f"import os; os.environ |= {environment}; from orlop_cli.__main__ import main; main()"
@@ -58,11 +60,14 @@ def complete(daemon: RecordedDaemon, clean: None, monkeypatch: pytest.MonkeyPatc
         (["run", "bu"], ["busybox", "busybox:latest"]),
         (["run", "busybox", ""], []),
         (["rmi", "al"], ["alpine:3"]),
+        (["rmi", "alpine:"], ["alpine:3"]),
+        (["rmi", "busybox:latest", "alpine:3", "busy"], ["busybox"]),
         (["tag", "al"], ["alpine:3"]),
         (["network", "connect", ""], ["back", "bridge"]),
         (["network", "connect", "back", ""], ["web", "web-old"]),
         (["network", "connect", "back", "web", ""], []),
         (["run", "--network", "ba"], ["back"]),
+        (["run", "--network=ba"], ["back"]),
         (["run", "--env-file", ""], ["<file>"]),
         (["volume", "rm", ""], ["data"]),
         (["inspect", "b"], ["back", "bridge", "busybox", "busybox:latest"]),
@@ -114,16 +119,56 @@ def test_unknown_shell_is_refused(orlop: Any) -> None:
     assert (result.code, result.err) == (1, "orlop: cannot complete in 'tcsh': supported shells are bash, fish, zsh\n")
 
 
-def test_bash_completes_commands_and_names(complete: Complete, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Runs Bash itself with the script that `orlop completion bash` prints."""
+@pytest.fixture
+def program(complete: Complete, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`orlop` in the path, for shells."""
     program = tmp_path / "orlop"
     program.write_text(f'#!/bin/sh\nexec {sys.executable} -m orlop_cli "$@"\n')
     program.chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
-    press_tab = 'COMP_WORDS=(orlop rm we) COMP_CWORD=2; _orlop_completion orlop; echo "${COMPREPLY[@]}"'
+
+
+@pytest.mark.usefixtures("program")
+@pytest.mark.parametrize(
+    ("line", "expected"),
+    [
+        ("orlop rm we", ["web", "web-old"]),
+        ("orlop rmi alpine:", ["3"]),
+        ("orlop run --rm busybox:la", ["latest"]),
+        ("orlop run --network=ba", ["back"]),
+    ],
+)
+def test_bash_completes_commands_and_names(line: str, expected: list[str]) -> None:
+    """Runs Bash itself with the script that `orlop completion bash` prints. Bash replaces the text after the last colon."""
+    press_tab = f"COMP_LINE='{line} and more' COMP_POINT={len(line)}; _orlop_completion orlop; echo \"${{COMPREPLY[@]}}\""
     script = f'eval "$(orlop completion bash)"; {press_tab}'
     done = subprocess.run(["bash", "--norc", "-c", script], capture_output=True, text=True, check=False)
+    assert done.stdout.split() == expected, done.stderr
+
+
+@pytest.mark.usefixtures("program")
+@pytest.mark.skipif(not shutil.which("fish"), reason="fish is not installed")
+def test_fish_completes_names() -> None:
+    script = 'orlop completion fish | source; complete -C "orlop rm we"'
+    done = subprocess.run(["fish", "--no-config", "-c", script], capture_output=True, text=True, check=False)
     assert done.stdout.split() == ["web", "web-old"], done.stderr
+
+
+@pytest.mark.usefixtures("complete")
+def test_completion_takes_less_processor_time_than_its_budget() -> None:
+    """The budget is 150 ms on a machine on which a bare Python takes 12 ms. The best of several runs is compared, because
+    other processes only add time."""
+    environment = {**os.environ, "COMP_LINE": "orlop rm we", "_ORLOP_COMPLETE": "bash_complete"}
+    best = min(cpu_of([sys.executable, "-m", "orlop_cli"], environment) for _ in range(5))
+    bare = min(cpu_of([sys.executable, "-c", "pass"], environment) for _ in range(5))
+    assert best < 0.150 * max(1.0, bare / 0.012), f"{best * 1000:.0f} ms, bare Python {bare * 1000:.0f}"
+
+
+def cpu_of(command: list[str], environment: dict[str, str]) -> float:
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    subprocess.run(command, env=environment, check=True, capture_output=True)
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
 
 
 def test_every_command_is_completed(complete: Complete) -> None:
