@@ -72,4 +72,5 @@ def test_tree_keeps_the_filters_of_ps(daemon: RecordedDaemon, orlop: Any) -> Non
 
 @pytest.mark.parametrize("flag", ["-q", "-s", "--no-trunc", "--format=json"])
 def test_tree_refuses_flags_of_the_table(orlop: Any, flag: str) -> None:
+    """`ps --tree` refuses flags that only the table of `ps` has."""
     assert "conflicting options" in orlop("ps", "--tree", flag).err

@@ -126,6 +126,7 @@ def test_health_shows_the_last_probes() -> None:
 
 
 def test_ports_wanted_by_a_start_include_the_port_of_the_error() -> None:
+    """The error of the last start names port 9, so this port is the first of the ports that the container asks for."""
     bindings = {
         "80/tcp": [{"HostIp": "", "HostPort": "8080"}, {"HostPort": ""}],
         "53/udp": [{"HostPort": "53"}],

@@ -28,6 +28,7 @@ def test_similar_container_is_named(daemon: RecordedDaemon, orlop: Any, command:
 
 @pytest.mark.parametrize("name", ["other", "ab" * 31 + "ac"])
 def test_unlike_names_and_ids_are_not_named(daemon: RecordedDaemon, orlop: Any, name: str) -> None:
+    """The error suggests no name if no name is similar. It never suggests a similar ID."""
     daemon.on("GET", "/containers/json", answer([{"Names": ["/webserver", "/" + "ab" * 32]}]))
     daemon.on("POST", f"/containers/{name}/stop", missing("container", name))
     assert orlop("stop", name).err == f"orlop: Error response from daemon: No such container: {name}\n"

@@ -130,6 +130,7 @@ def test_screen_is_drawn_and_follows_the_size(serving: RecordedDaemon, screens: 
 
 
 def test_requests_are_limited_to_short_ones_for_visible_containers(serving: RecordedDaemon, screens: Any) -> None:
+    """The client requests single samples, and only for the containers on the visible page."""
     terminal = screens()
     terminal.run(top(serving.host))
     terminal.see("0B/s")

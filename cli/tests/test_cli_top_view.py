@@ -176,6 +176,8 @@ def test_only_visible_containers_are_sampled() -> None:
 
 
 def test_order_by_a_figure_samples_a_few_other_containers_in_turns() -> None:
+    """If the list is sorted by a figure, each round also samples a few containers that are not visible. After some rounds,
+    all containers have been sampled."""
     state = started(80, 10, many(30))
     while model.order(state)[0] != "CPU %":
         state, _ = typed(state, "o")

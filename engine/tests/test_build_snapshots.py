@@ -127,6 +127,8 @@ async def committed(fixture: Fixture, parent: str = "") -> str:
 
 
 def test_rows_follow_the_files_and_the_snapshots_below(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The row of a snapshot is written after the snapshot's files and after the rows of the snapshots below it."""
+
     async def main() -> None:
         async with booted(tmp_path) as fixture:
             disk = SlowDisk(fixture.storage, monkeypatch)

@@ -183,6 +183,7 @@ def test_read_only_root_keeps_only_kernel_file_systems_writable():
 
 @pytest.mark.parametrize("readonly_rootfs", [True, False])
 def test_files_have_the_given_options_once(readonly_rootfs):
+    """The mount of a network file has each of the given options exactly once."""
     host = HostConfig(readonly_rootfs=readonly_rootfs)
     spec = make(host, files={"/etc/hosts": "/h"}, file_options=("ro", "noexec"))
     (found,) = [mount for mount in spec["mounts"] if mount["destination"] == "/etc/hosts"]

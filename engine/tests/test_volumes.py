@@ -302,6 +302,9 @@ def test_a_row_under_another_name_is_quarantined(run: Run) -> None:
 
 
 def test_usage_leaves_out_volumes_that_keep_nothing_on_disk(run: Run) -> None:
+    """Volumes with options, such as network shares, are not included in the disk usage, because their data is not in the
+    data root."""
+
     async def test(world: World) -> None:
         await world.volumes.create("data")
         await world.volumes.create("remote", "local", {"note": "n"})

@@ -81,6 +81,7 @@ def test_answer_has_all_addresses():
 
 
 def test_failure_is_neither_authoritative_nor_recursive():
+    """In an error answer, the DNS flags AA (authoritative) and RA (recursion available) are not set."""
     data = query("elsewhere.test")
     for code in (wire.SERVFAIL, wire.REFUSED):
         (flags,) = struct.unpack_from("!H", wire.reply(data, wire.question(data), code=code), 2)

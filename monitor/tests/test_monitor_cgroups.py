@@ -40,6 +40,7 @@ def test_own_cgroup_is_never_selected(theirs: str) -> None:
 
 
 def test_cgroup_whose_name_begins_the_own_cgroups_name_is_selected() -> None:
+    """The caller's cgroup is /user/orlop2. The cgroup /user/orlop is not above it, so it may be selected."""
     assert cgroups.select("0::/user/orlop\n", "0::/user/orlop2\n", V2, "abc") == ("/sys/fs/cgroup/user/orlop",)
 
 

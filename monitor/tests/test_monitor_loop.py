@@ -36,6 +36,7 @@ loop.run()
 
 
 def test_unheld_exit_status_is_dropped() -> None:
+    """The exit status of a child is not stored if neither `on_child` nor `hold_unclaimed` was called for it."""
     assert in_a_process(
         """
 pid = os.fork() or os._exit(7)

@@ -44,6 +44,7 @@ def engine() -> Iterator[Engine]:
 
 
 def test_prunes_during_a_build(engine: Engine, tmp_path: Path) -> None:
+    """Prunes during a build remove nothing that the build needs."""
     (tmp_path / "Dockerfile").write_text(DOCKERFILE)
     (tmp_path / "file").write_text("file\n")
     child = engine.background("build", "--progress=plain", "-t", "made", str(tmp_path))

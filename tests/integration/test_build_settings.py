@@ -101,11 +101,13 @@ def shown(client: Client, options: list[str], names: Iterable[str] = SHOWN) -> d
 
 @pytest.mark.parametrize("name", OPTIONS)
 def test_step_sees_what_the_option_says(clients: Clients, name: str) -> None:
+    """With each option of `build`, a step sees the same as with dockerd."""
     clients.same(lambda client: shown(client, OPTIONS[name]))
 
 
 @pytest.mark.parametrize("network", ["default", "none", "host"])
 def test_step_sees_what_daemon_json_says(configured: Clients, network: str) -> None:
+    """A step gets the DNS settings of daemon.json, but not its proxies."""
     options = [f"--network={network}", *(["--allow=network.host"] if network == "host" else [])]
     seen = configured.same(lambda client: shown(client, options))
     assert isinstance(seen, dict)
@@ -121,6 +123,7 @@ def test_step_sees_what_daemon_json_says(configured: Clients, network: str) -> N
 def test_step_of_the_classic_builder_sees_what_daemon_json_says(
     configured: Clients, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """The classic builder's steps see the same as with dockerd, and can change three network files."""
     for each in configured:
         monkeypatch.setitem(each.env, "DOCKER_BUILDKIT", "0")
     seen = configured.same(lambda client: shown(client, [], CLASSIC))

@@ -218,6 +218,8 @@ def test_errors_have_dockers_messages(tmp_path: Path) -> None:
     ],
 )
 def test_statuses_of_refused_distributions(tmp_path: Path, status: int, code: str, answered: int) -> None:
+    """Each error of the registry has a certain status in the answer of `GET /distribution/NAME/json`."""
+
     async def main(registry: Hostile) -> None:
         registry.add("app", "v1", APP)
         registry.misbehave("v1", *[failing(status, code, "because")] * 9)

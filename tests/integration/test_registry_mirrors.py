@@ -189,6 +189,7 @@ def test_unreachable_mirror_is_skipped_for_a_while(tmp_path: Path) -> None:
 
 
 def test_only_host_is_tried_even_if_it_was_unreachable(tmp_path: Path) -> None:
+    """The only host of a registry is tried again, although it has just failed."""
     with serving() as server:
         server.add("app", "v1", APP)
         server.ping = status(503)
@@ -286,6 +287,7 @@ def test_headers_do_not_follow_a_redirect(tmp_path: Path) -> None:
 
 
 def test_registry_below_another_path_is_used(tmp_path: Path) -> None:
+    """With `override_path`, the API of the registry is not below /v2/, but below the path of the URL."""
     with serving() as server:
         server.add("cache/app", "v1", APP)
         configure(tmp_path, f'[host."http://{server.host}/v2/cache"]\noverride_path = true')

@@ -275,6 +275,8 @@ def test_refused_mount_becomes_an_upload(tmp_path: Path) -> None:
 
 
 def test_sources_are_forgotten_with_their_blob(tmp_path: Path) -> None:
+    """The repositories that are known to have a blob are forgotten when the blob is removed."""
+
     async def check(images: ImagesFixture, registry: Receiving) -> None:
         await pushed(images, registry)
         sources, blob = images.images._image_store.repositories, layers(images)[0].blob

@@ -80,6 +80,7 @@ def test_stdin_once_closes_the_input_for_all_clients(engine: Engine, name: str) 
 
 
 def test_attach_requests_that_are_refused(engine: Engine, name: str) -> None:
+    """Each refused attach request gets dockerd's status and message."""
     client = Hijacked(engine, "/containers/no-such/attach?stream=1")
     assert client.status == 404
     engine.ok("run", "-d", "--name", name, "--log-driver", "none", "busybox", "sleep", "600")
@@ -182,6 +183,7 @@ def test_second_start_and_exec_in_a_paused_container_are_refused(engine: Engine,
 
 
 def test_exec_without_programs_and_passwd_is_reported(engine: Engine, box: str) -> None:
+    """If the container has lost its programs and /etc/passwd, an exec fails with Docker's messages."""
     engine.docker("exec", box, "rm", "-rf", "/bin", "/etc/passwd")
     result = engine.docker("exec", box, "true")
     assert (result.code, 'exec: "true": executable file not found in $PATH' in result.out) == (127, True)

@@ -25,6 +25,7 @@ def shields(path: Path) -> Iterator[int]:
 
 
 def test_every_shield_has_a_deadline() -> None:
+    """Each cancel scope with `shield=True` has a deadline, except in the listed files."""
     sources = [
         path
         for part in ("sdk", "kernel", "monitor", "engine", "plugins", "cli")

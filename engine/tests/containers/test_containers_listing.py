@@ -179,6 +179,7 @@ def test_names_by_links_are_shown(ports):
 
 
 def test_link_is_found_and_removed_also_by_its_parents_id(ports):
+    """The name PARENT/ALIAS of a link may begin with the ID of the parent."""
     app = ports.index.get("app")
     app.record.endpoints = {"bridge": EndpointSettings()}
     assert ports.index.get(f"{app.id}/front") is ports.index.get("web")

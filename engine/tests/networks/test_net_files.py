@@ -96,6 +96,7 @@ def test_hosts_file_has_names_addresses_and_extra_hosts() -> None:
     ],
 )
 def test_a_host_is_known_by_its_short_name(hostname: str, domainname: str, names: str) -> None:
+    """/etc/hosts contains the host name with its domain, and also without."""
     assert hosts_file(hostname, domainname, ["10.0.0.2"]).splitlines()[-1] == f"10.0.0.2\t{names}"
 
 

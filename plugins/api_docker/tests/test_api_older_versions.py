@@ -50,6 +50,7 @@ def mount(version: tuple[int, int], **given: Any) -> MountSpec:
 
 @pytest.mark.parametrize("version", [(1, 24), (1, 39)])
 def test_memory_is_shareable_by_default_before_1_40(version: tuple[int, int]) -> None:
+    """Before API 1.40, the default IPC mode of a new container is `shareable`."""
     assert host(version).ipc_mode == "shareable"
     assert host(version, ipc_mode="none").ipc_mode == "none"
     assert host((1, 40)).ipc_mode == host(NEWEST).ipc_mode == ""
@@ -137,6 +138,7 @@ def test_mount_options_of_another_type_are_ignored_before_1_42() -> None:
     ],
 )
 def test_requests_that_older_versions_refuse(since: tuple[int, int], given: dict[str, Any], words: str) -> None:
+    """A mount option is refused by the API version before the version that introduced the option."""
     with pytest.raises(InvalidParameter, match=rf"{words} needs API v1\.{since[1]} or newer"):
         mount((since[0], since[1] - 1), **given)
     mount(since, **given)

@@ -279,6 +279,8 @@ def test_media_type_of_events_depends_on_the_accept_header() -> None:
 
 
 def test_event_records_for_old_and_new_clients() -> None:
+    """The records for older clients have the field `status`. From API 1.52 on, clients may get a JSON text sequence."""
+
     async def records(version: tuple[int, int], sequence: bool) -> list[bytes]:
         bus = EventBus()
         bus.publish("image", "create", "sha256:0", {"name": "x"})

@@ -187,6 +187,7 @@ def test_keys_of_steps_with_secrets_have_the_forms_of_all_versions() -> None:
 
 
 def test_records_match_by_all_inputs_and_their_selectors() -> None:
+    """A record matches only if each of its inputs is found, with the same selector."""
     graph = CacheGraph(
         [
             CacheRecord("image"),

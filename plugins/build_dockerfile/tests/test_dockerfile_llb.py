@@ -71,6 +71,7 @@ def test_locations_name_the_lines_of_the_dockerfile() -> None:
 
 
 def test_no_cache_marks_only_the_named_stage() -> None:
+    """`--no-cache-filter b` marks the steps of stage b, and no other steps."""
     definition = build("FROM busybox AS a\nRUN x\nFROM a AS b\nRUN y\nCOPY z /\n", {"no-cache": "b"}).results[0].definition
     ignored = [definition.metadata[digest].ignore_cache for digest, _ in operations(definition)]
     assert dict(

@@ -112,6 +112,8 @@ def test_words_are_split_at_unquoted_spaces(text: str, expected: list[str]) -> N
 
 
 def test_options_keep_quotes_and_unset_variables_and_record_names() -> None:
+    """The options of `Lexer` keep quotes, escapes and unset variables. An expansion also records the names of the
+    variables."""
     assert expand("'$A' \"$A\" $N ${N:-x} ${N}", raw_quotes=True, skip_unset=True) == "'$A' \"abc.def\" $N ${N:-x} ${N}"
     assert expand("\\$A", raw_escapes=True) == "\\$A"
     assert expand("'$A'", skip_quotes=True) == "'abc.def'"

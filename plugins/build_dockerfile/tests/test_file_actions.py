@@ -174,6 +174,7 @@ def test_copy_creates_only_included_paths(place: Place) -> None:
     "data", [b"", b"\0" * 1024, b"x" * 600, b"\x1f\x8b\x08garbage", b"BZh9garbage", b"\xfd7zXZ\0bad", b"\x28\xb5\x2f\xfdbad"]
 )
 def test_other_data_is_not_an_archive(tmp_path: Path, data: bytes) -> None:
+    """Empty files, text and damaged compressed data are not recognized as archives."""
     (tmp_path / "f").write_bytes(data)
     with paths.opened(os.open(tmp_path / "f", os.O_RDONLY)) as fd:
         assert not is_archive(fd)

@@ -198,6 +198,7 @@ def test_references_in_a_create_are_replaced_by_checked_ids() -> None:
 
 
 def test_closed_scopes_are_refused_and_open_ones_allowed() -> None:
+    """A listener with labels refuses the routes with the scope CLOSED, and allows the routes with the scope OPEN."""
     with pytest.raises(Denied, match="POST /commit is outside the labels"):
         judged(judge(), call("/commit"), Scope.CLOSED)
     judged(judge(), call("/version"), Scope.OPEN)

@@ -158,6 +158,8 @@ def test_listeners_reach_only_their_routes_to_a_container_with_a_bind_mount(list
     ],
 )
 def test_archive_reads_by_listener_and_host_access(name: str, no_exec: str, labelled: str) -> None:
+    """`docker cp` out of a container is allowed or refused depending on the listener and on the container's access to the
+    host."""
     for listener, refused in (("no-exec", no_exec), ("no-exec, labels", labelled), ("full, labels", "")):
         for method in ("GET", "HEAD"):
             status, said, found = ask(LISTENERS[listener], f"{method} /containers/{{id}}/archive", name)

@@ -68,6 +68,7 @@ def test_utf16_files_are_read(write: Any) -> None:
 
 
 def test_file_values_arrive_in_their_types(write: Any) -> None:
+    """The values of daemon.json are converted to the types of the configuration's fields."""
     config = configured(
         write(
             {
@@ -480,6 +481,7 @@ def test_reload_plan_lists_applied_unchanged_and_waiting_keys(write: Any) -> Non
 
 
 def test_attributes_of_the_reload_event_are_dockers() -> None:
+    """The event `reload` has the same attributes, in the same form, as dockerd's event."""
     keys = EngineKeys(
         features={"b": True, "a": False},
         runtimes={"x": RuntimeEntry(path="/x"), "a": RuntimeEntry(path="/a")},

@@ -152,6 +152,7 @@ def test_a_flag_of_a_plugin_that_is_not_selected_names_the_plugin(loaded: Callab
 
 
 def test_a_reload_that_selects_a_plugin_no_more_refuses_its_flags(loaded: Callable[..., Loaded], tmp_path: Path) -> None:
+    """If a flag of a plugin is set, a reload must not deselect the plugin."""
     loaded("quota")
     parsed = parse(["--config-file", str(tmp_path / "daemon.json"), "--quota-dir", "/x"])
     loaded()
@@ -189,6 +190,7 @@ def test_values_of_flags_and_file_are_combined(loaded: Callable[..., Loaded]) ->
 
 
 def test_plugin_declares_older_names_zeros_and_hints(loaded: Callable[..., Loaded]) -> None:
+    """A plugin's keys can have former names, the value 0, and advice for similar unknown keys."""
     assert "quota-path and quota-dir are the same setting" in refused(loaded, "quota", quota_dir="/x", quota_path="/y")
     said = refused(loaded, "quota", argv=("--quota-dir", "/x"), quota_path="/y")
     assert "quota-path: (from flag: /x, from file: /y)" in said

@@ -222,4 +222,5 @@ def test_layers_in_another_form_do_not_change_images(tmp_path: Path, recipe: Rec
 
 
 def test_the_usual_form_is_that_of_pushes() -> None:
+    """By default, layers have the form that a push of an image uses."""
     assert LayerForm() == LayerForm("", -1, False, None)

@@ -124,6 +124,8 @@ def test_one_configuration_under_many_names_counts_each_time(tmp_path: Path, mon
 
 
 def test_load_of_the_most_names_allowed(tmp_path: Path) -> None:
+    """An archive with the largest allowed number of names is loaded without blocking the event loop."""
+
     async def main() -> None:
         async with open_images(str(tmp_path)) as images:
             data = archive([entry([f"n{n}:x" for n in range(4096)])])

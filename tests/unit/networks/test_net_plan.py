@@ -103,6 +103,7 @@ def test_changes_between_two_states_are_minimal() -> None:
 
 
 def test_existing_elements_are_kept_until_the_restore() -> None:
+    """Elements of the existing table are kept unless they conflict with the wanted elements."""
     wanted = frozenset({Element("inside4", "10.1.1.0/24"), Element("ports4", "tcp . 1", "new")})
     other = frozenset({Element("inside4", "10.2.0.0/16"), Element("ports4", "tcp . 2", "x"), Element("bridges", '"br1"')})
     former = frozenset({Element("inside4", "10.1.0.0/16"), Element("ports4", "tcp . 1", "old")})

@@ -68,7 +68,7 @@ class BuildKitSteps:
             value = await self._job.output(graph, (vertex.digest, 0))
             if not isinstance(value, Image):
                 return {}
-            # may be the digest of the image's configuration, if the image is stored
+            # For a stored image, this may be the digest of its configuration
             digest = vertex.op.source.identifier.partition("@")[2]
             names = image_keys(digest, diff_ids(value.base.config), platform_of(vertex) or platform)
             return {0: frozenset(number for name in names for number in cache.find(name))}
