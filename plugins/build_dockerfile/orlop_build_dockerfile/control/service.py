@@ -23,6 +23,7 @@ from orlop_build_dockerfile.history.service import HistoryService
 from orlop_build_dockerfile.history.store import History
 from orlop_build_dockerfile.nurseries import nursery
 from orlop_build_dockerfile.pb import control_pb2 as pb
+from orlop_build_dockerfile.pb import ops_pb2
 from orlop_build_dockerfile.session import ClientSession, Sessions
 
 __all__ = ["Control", "client_session"]
@@ -204,16 +205,20 @@ async def _build(
         result = Result({"": await trio.to_thread.run_sync(job.define, request.Definition)})
     else:
         result = await build.frontend.result()
+        if not result.refs and "containerimage.config" in result.metadata:
+            # An image without files. BuildKit's clients return no reference for an empty file system
+            result = Result({"": job.define(ops_pb2.Definition())}, result.metadata)
     async with nursery() as tasks:
         for ref in result.refs.values():
             tasks.start_soon(job.evaluate, ref)
     response = {
         key: value.decode("utf-8", "replace") for key, value in result.metadata.items() if key.startswith("frontend.")
     }
-    for export in exports:
+    # A result of `--call` has no files. dockerd exports an empty image in this case
+    for export in exports if result.refs else ():
         response.update(await job.export(result, export))
     # Clients write the last reported manifest into the index of their directory, so local exports must be the last
-    for target in sorted(build.cache_exports, key=lambda each: each.kind == "local"):
+    for target in sorted(build.cache_exports if result.refs else (), key=lambda each: each.kind == "local"):
         response.update(await job.export_cache(result, target))
     return result, response
 
