@@ -5,6 +5,7 @@ This module has few imports. `open` imports the engine, while the zygote imports
 
 from __future__ import annotations
 
+import logging
 import os
 import shutil
 from collections.abc import AsyncIterator, Iterator
@@ -12,7 +13,7 @@ from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
 import orlop_kernel.config as kernel
-from orlop_engine.config import Config
+from orlop_engine.config import Config, policy
 from orlop_engine.processes.runs import release_private_directory
 from orlop_engine.processes.zygote import Zygote
 from orlop_kernel.config import Problem
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
     from orlop_kernel.kinds import Context, Service
 
 __all__ = ["EnginePlugin"]
+
+_log = logging.getLogger("orlop.daemon")
 
 
 @hookimpl
@@ -63,6 +66,8 @@ class EnginePlugin:
         config = Config.of(context.config)
         async with Engine.open(config, context.store, context.events, context.processes, context.nursery) as engine:
             engine.loaded = context.loaded
+            if context.loaded.origins:
+                _log.info("configuration: %s", policy.summary(context.loaded.origins))
             await reload.warn_of_runtime(engine)
             yield EngineService(engine)
 

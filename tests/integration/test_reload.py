@@ -240,6 +240,19 @@ def test_containers_route_by_the_default_gateway_of_the_file(fresh: Callable[...
     engine.configure(config)
 
 
+def test_start_logs_the_keys_in_effect_and_the_keys_without_effect() -> None:
+    engine = Engine({"mtu": 1400, "containerd": "/run/c.sock"})
+    try:
+        engine.start()
+        line = next(line for line in engine.log().splitlines() if "keys in effect:" in line)
+        effective, _, ignored = line.partition("keys in effect: ")[2].partition("; keys without effect: ")
+        assert {"mtu", "data-root", "exec-root", "hosts"} <= set(effective.split(", "))
+        assert ignored == "containerd"
+        assert f"configuration from {engine.config_path}" in engine.log()
+    finally:
+        assert engine.close() == []
+
+
 def test_dockers_daemon_json_is_read_if_orlop_has_none() -> None:
     """Runs in a mount namespace with its own /etc."""
     program = (

@@ -1,4 +1,4 @@
-"""The keys that Orlop refuses or ignores, and the keys that a reload applies. This module contains no code.
+"""The keys that Orlop refuses or ignores, and the keys that a reload applies.
 
 A key is refused if ignoring it weakens a security boundary that the administrator relies on. A key for a feature that Orlop
 does not have is ignored, with a warning at start and in `GET /info`.
@@ -6,7 +6,9 @@ does not have is ignored, with a warning at start and in `GET /info`.
 
 from __future__ import annotations
 
-__all__ = ["HINTS", "IGNORED", "REFUSED", "RELOADABLE", "SILENT"]
+from collections.abc import Iterable
+
+__all__ = ["HINTS", "IGNORED", "REFUSED", "RELOADABLE", "SILENT", "summary"]
 
 HINTS = {
     "default-init": "init",
@@ -79,3 +81,11 @@ RELOADABLE = frozenset(
 )
 """Keys that a reload (SIGHUP) applies: the keys that dockerd reloads, and other keys whose value is read at each use or
 passed on by `Engine.reconfigure`."""
+
+
+def summary(keys: Iterable[str]) -> str:
+    """Which of the keys that are set have an effect, and which have none."""
+    known, without = sorted(keys), IGNORED.keys() | SILENT
+    effective = ", ".join(key for key in known if key not in without)
+    ignored = ", ".join(key for key in known if key in without)
+    return f"keys in effect: {effective or 'none'}" + (f"; keys without effect: {ignored}" if ignored else "")
