@@ -26,7 +26,7 @@ import importlib, pkgutil, sys
 sys.path[:0] = [sys.argv[1]]
 package = importlib.import_module(sys.argv[2])
 for module in pkgutil.walk_packages(package.__path__, package.__name__ + "."):
-    if not {"testing", "trees", "__main__"} & set(module.name.split(".")):  # those need an extra of the sdk
+    if not {"networking", "testing", "trees", "__main__"} & set(module.name.split(".")):  # those need an extra of the sdk
         importlib.import_module(module.name)
 """
 

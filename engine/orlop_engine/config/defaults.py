@@ -83,6 +83,7 @@ DISTRIBUTIONS = frozenset(
         "orlop-log-syslog",
         "orlop-net-bridge",
         "orlop-net-host",
+        "orlop-net-macvlan",
         "orlop-net-none",
         "orlop-runtime-runc",
         "orlop-storage-erofs",

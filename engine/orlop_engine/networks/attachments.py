@@ -120,7 +120,7 @@ class Attachments:
             container_id=plan.container_id,
             netns="",
             ifname=ifname,
-            mac=mac_for(settings, addresses),
+            mac=mac_for(settings, addresses if driver.capabilities.macs else ()),
             addresses=addresses,
             default_route=default_route,
             sysctls=planning.endpoint_sysctls(settings),

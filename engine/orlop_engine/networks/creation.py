@@ -125,15 +125,15 @@ def families(request: CreateRequest, options: Mapping[str, str]) -> tuple[bool, 
     return ipv4, ipv6
 
 
-def _sort(configs: Sequence[IPAMConfig]) -> dict[int, IPAMConfig]:
-    """The configurations by IP version, at most one for each version."""
-    found: dict[int, IPAMConfig] = {}
+def _sort(configs: Sequence[IPAMConfig], several: bool) -> dict[int, list[IPAMConfig]]:
+    """The configurations by IP version. Without `several`, there is at most one for each version."""
+    found: dict[int, list[IPAMConfig]] = {4: [], 6: []}
     for config in configs:
         text = config.subnet or config.gateway or config.ip_range
         version = 6 if ":" in text else 4
-        if version in found:
-            raise InvalidParameter(f"bridge driver supports one subnet for each family: there are two for IPv{version}")
-        found[version] = config
+        if found[version] and not several:
+            raise InvalidParameter("bridge driver doesn't support multiple subnets")
+        found[version].append(config)
     return found
 
 
@@ -157,13 +157,20 @@ def _one(version: int, config: IPAMConfig, choice: Choice) -> SubnetRecord:
     return SubnetRecord(str(subnet), pool.gateway, config.ip_range, dict(auxiliary), bool(config.subnet) and size is None)
 
 
-def choose_subnets(ipv4: bool, ipv6: bool, configs: Sequence[IPAMConfig], choice: Choice) -> tuple[SubnetRecord, ...]:
-    """The network's subnets, IPv4 first. Raises `InvalidParameter` or `Forbidden` with Docker's messages."""
-    given = _sort(configs)
-    if 6 in given and not ipv6:
+def choose_subnets(
+    ipv4: bool, ipv6: bool, configs: Sequence[IPAMConfig], choice: Choice, *, several: bool = False
+) -> tuple[SubnetRecord, ...]:
+    """The network's subnets, IPv4 first. `several`: the driver allows more than one subnet of each IP version. Raises
+    `InvalidParameter` or `Forbidden` with Docker's messages."""
+    given = _sort(configs, several)
+    if given[6] and not ipv6:
         raise InvalidParameter("IPv6 is not enabled on this network, but it has an IPv6 subnet")
-    if 4 in given and not ipv4:
+    if given[4] and not ipv4:
         raise InvalidParameter("IPv4 is not enabled on this network, but it has an IPv4 subnet")
-    return tuple(
-        _one(version, given.get(version) or IPAMConfig(), choice) for version, wanted in ((4, ipv4), (6, ipv6)) if wanted
-    )
+    found: list[SubnetRecord] = []
+    for version, wanted in ((4, ipv4), (6, ipv6)):
+        for config in given[version] or [IPAMConfig()] if wanted else ():
+            # The subnets of one network may not overlap each other either
+            taken = [*choice.taken, *(parse_subnet(each.subnet) for each in found)]
+            found.append(_one(version, config, choice._replace(taken=taken)))
+    return tuple(found)

@@ -23,7 +23,17 @@ from orlop_engine.types.containers import EndpointSettings
 from orlop_engine.types.networks import CreateRequest
 from orlop_kernel.events import EventBus
 from orlop_kernel.store import UNREADABLE, Delete, Put, Store
-from orlop_sdk import Conflict, DriverError, Forbidden, InvalidParameter, LinkedPort, NetworkDriver, NotFound, OrlopError
+from orlop_sdk import (
+    Conflict,
+    DriverError,
+    Forbidden,
+    InvalidParameter,
+    LinkedPort,
+    NetworkCapabilities,
+    NetworkDriver,
+    NotFound,
+    OrlopError,
+)
 
 from . import creation, files, host, planning, status
 from .attachments import Attachments, Listeners
@@ -205,7 +215,7 @@ class Networks:
             driver = await self._drivers(request.driver or defaults.NETWORK_DRIVER)
             if driver.capabilities.predefined_only:
                 raise Forbidden(f'only one instance of "{request.driver}" network is allowed')
-            record = self._record(request, addresses=driver.capabilities.addresses)
+            record = self._record(request, driver.capabilities)
             network = Network(record)
             await driver.create_network(network.spec)
             try:
@@ -218,23 +228,27 @@ class Networks:
         self._publish("create", record)
         return record
 
-    def _record(self, request: CreateRequest, *, addresses: bool) -> NetworkRecord:
+    def _record(self, request: CreateRequest, able: NetworkCapabilities) -> NetworkRecord:
         driver = request.driver or defaults.NETWORK_DRIVER
         options = {**self._config.default_network_opts.get(driver, {}), **(request.options or {})}
         ipv4, ipv6 = creation.families(request, options)
         configs = (request.ipam.config or ()) if request.ipam else ()
+        choice = self._choice()
+        subnets = (
+            creation.choose_subnets(ipv4, ipv6, configs, choice, several=able.several_subnets) if able.addresses else ()
+        )
         return NetworkRecord(
             id=new_id(),
             name=request.name,
             driver=driver,
             created_ns=time.time_ns(),
-            subnets=creation.choose_subnets(ipv4, ipv6, configs, self._choice()) if addresses else (),
+            subnets=subnets,
             ipam_options=request.ipam.options if request.ipam else None,
             options=options,
             labels=request.labels or {},
             ipv4=ipv4,
             ipv6=ipv6,
-            internal=request.internal,
+            internal=request.internal or bool(able.uplink_option and not options.get(able.uplink_option)),
             attachable=request.attachable,
         )
 

@@ -9,7 +9,7 @@ from orlop_engine.types.containers import EndpointIPAMConfig, EndpointSettings
 from orlop_sdk import Address, DriverError, Endpoint, EndpointState, InvalidParameter, NetworkSpec, Subnet
 
 from .ipam import AddressPool, derived_mac, parse_subnet
-from .records import AttachedEndpoint, NetworkRecord, Sandbox
+from .records import AttachedEndpoint, NetworkRecord, Sandbox, SubnetRecord
 
 __all__ = ["Network", "mac_for", "new_id", "reported_addresses"]
 
@@ -53,22 +53,38 @@ class Network:
         return bool(self.members or self.planned)
 
     def allocate(self, settings: EndpointSettings) -> tuple[Address, ...]:
-        """Allocate one address for each IP family, all or none."""
+        """Allocate one address for each IP version, all or none."""
         config = settings.ipam_config or EndpointIPAMConfig()
         for text in filter(None, (config.ipv4_address, config.ipv6_address)):
             if not any(_family(text) == pool.subnet.version and text in pool for pool in self.pools):
                 raise InvalidParameter(f"no configured subnet contains IP address {text}")
         found: list[Address] = []
         try:
-            for pool, subnet in zip(self.pools, self.record.subnets, strict=True):
-                wanted = config.ipv4_address if pool.subnet.version == 4 else config.ipv6_address
-                address = pool.allocate(wanted)
-                gateway = "" if self.record.internal else subnet.route_by
-                found.append(Address(f"{address}/{pool.subnet.prefixlen}", gateway))
+            for version, wanted in ((4, config.ipv4_address), (6, config.ipv6_address)):
+                subnets = [each for each in self._subnets() if each[0].subnet.version == version]
+                if subnets:
+                    found.append(self._allocate_one(subnets, wanted))
         except BaseException:
             self.release(found)
             raise
         return tuple(found)
+
+    def _subnets(self) -> list[tuple[AddressPool, SubnetRecord]]:
+        return list(zip(self.pools, self.record.subnets, strict=True))
+
+    def _allocate_one(self, subnets: list[tuple[AddressPool, SubnetRecord]], wanted: str) -> Address:
+        """The wanted address, or the lowest free address of the first subnet that is not full."""
+        if wanted:
+            subnets = [each for each in subnets if wanted in each[0]]
+        for place, (pool, subnet) in enumerate(subnets, 1):
+            try:
+                address = pool.allocate(wanted)
+            except InvalidParameter:
+                if place == len(subnets):
+                    raise
+                continue
+            return Address(f"{address}/{pool.subnet.prefixlen}", "" if self.record.internal else subnet.route_by)
+        raise InvalidParameter(f"no configured subnet contains IP address {wanted}")
 
     def mark(self, endpoint: Endpoint) -> None:
         """Mark the addresses of a running container. Ignores an address outside the network's current subnets, because no

@@ -4,7 +4,7 @@ While a UDP client continues to send, the kernel keeps the client's entry. All p
 the same container as the first packet (or to no container), even if the rules have changed. So the entries of a port are
 removed when the port is published.
 
-Only the network thread (see `_worker`) calls this module.
+Only the network thread (see `orlop_sdk.networking.Worker`) calls this module.
 """
 
 from __future__ import annotations

@@ -1,6 +1,7 @@
-"""Bridges and veth pairs, by netlink. Only the network thread (see `_worker`) calls this module.
+"""Bridges and veth pairs, by netlink. Only the network thread (see `orlop_sdk.networking.Worker`) calls this module.
 
-Bridges and listings use pyroute2; connecting and disconnecting containers uses the faster messages of `_netlink`.
+Bridges and listings use pyroute2; connecting and disconnecting containers uses the faster messages of
+`orlop_sdk.networking`.
 
 Each link that the driver makes has an alias, `orlop:KIND:ID` (`orlop-INSTANCE:...`), so that a later daemon recognizes its
 links and changes no other links. The request that creates a link cannot set an alias, but it can set a link group. The group
@@ -25,13 +26,10 @@ from pyroute2.iproute.linux import IPRoute
 from pyroute2.netlink.exceptions import NetlinkError
 
 from orlop_sdk import Conflict, DriverError, Endpoint, linux
+from orlop_sdk.networking import Refused, RouteSocket, netlink, route_inside, set_up_inside, skip_duplicate_search
 
-from . import _netlink
 from ._audit import Link
-from ._inside import route_inside, set_up_inside
 from ._network import Bridge
-from ._route_socket import Refused, RouteSocket
-from ._sysctl import skip_duplicate_search
 
 __all__ = ["Links", "isolates"]
 
@@ -236,7 +234,7 @@ class Links:
         while True:
             name = host_link or "veth" + secrets.token_hex(4)[:7]
             try:
-                self._pairs.change(_netlink.add_veth(name, master, endpoint.ifname, namespace, mac, bridge.mtu, self._group))
+                self._pairs.change(netlink.add_veth(name, master, endpoint.ifname, namespace, mac, bridge.mtu, self._group))
                 return name
             except Refused as error:
                 if error.errno != errno.EEXIST:
@@ -256,7 +254,7 @@ class Links:
             master = _index(bridge.name)
             if master is None:
                 raise DriverError(f"cannot {what}: bridge {bridge.name} does not exist")
-            self._pairs.change(_netlink.enslave(host_link, master, bridge.mtu))
+            self._pairs.change(netlink.enslave(host_link, master, bridge.mtu))
             self._mark(host_link, endpoint, bridge)
 
     def _mark(self, name: str, endpoint: Endpoint, bridge: Bridge) -> None:
@@ -266,7 +264,7 @@ class Links:
         # Hairpin is needed, because packets of a container to its own published port leave through the bridge port from
         # which they came.
         try:
-            self._pairs.change(_netlink.mark_port(name, self._endpoint_alias(endpoint.id), isolates(bridge)))
+            self._pairs.change(netlink.mark_port(name, self._endpoint_alias(endpoint.id), isolates(bridge)))
         except Refused as error:
             if error.errno == errno.ENODEV:
                 raise DriverError(f"cannot find {name}, which was just created: the network namespace has ended") from error
@@ -274,7 +272,7 @@ class Links:
 
     def _delete_pair(self, name: str) -> None:
         try:
-            self._pairs.change(_netlink.delete_link(name))
+            self._pairs.change(netlink.delete_link(name))
         except Refused as error:
             if error.errno not in _GONE:
                 raise
@@ -291,7 +289,7 @@ class Links:
         """Disable this bridge port immediately, because another container may get its address. This is faster than removing
         the port."""
         try:
-            self._pairs.change(_netlink.silence_port(host_link))
+            self._pairs.change(netlink.silence_port(host_link))
         except OSError as error:
             if error.errno != errno.ENODEV:
                 self.disconnect(host_link, "")  # slow, but the link is being destroyed, or the bridge runs STP

@@ -1,5 +1,5 @@
-"""The nftables table of this daemon, and its accept rules in Docker's chain. Only the network thread (see `_worker`) calls
-this module.
+"""The nftables table of this daemon, and its accept rules in Docker's chain. Only the network thread (see
+`orlop_sdk.networking.Worker`) calls this module.
 
 `Table` keeps a connection to nftables. The wanted content of the table is passed as arguments.
 """

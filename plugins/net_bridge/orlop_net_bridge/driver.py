@@ -25,6 +25,7 @@ from orlop_sdk import (
     NetworkSpec,
     OrlopError,
 )
+from orlop_sdk.networking import Worker, enable_forwarding, forwards
 
 from . import _audit, _plan
 from ._audit import Wanted
@@ -32,10 +33,8 @@ from ._conntrack import forget_udp
 from ._links import Links, isolates
 from ._network import Bridge, read_network
 from ._nft import NftError
-from ._sysctl import enable_forwarding, forwards
 from ._table import Table
 from ._uplinks import gateway_links, uplink_bridges
-from ._worker import Worker
 
 __all__ = ["BridgeDriver"]
 

@@ -14,11 +14,10 @@ from typing import Any
 import msgspec
 import pytest
 
-from orlop_net_bridge import _netlink
 from orlop_net_bridge._links import Links
 from orlop_net_bridge._network import Bridge
-from orlop_net_bridge._route_socket import Refused, RouteSocket
 from orlop_sdk import Address, Conflict, DriverError, Endpoint, NetworkSpec, linux
+from orlop_sdk.networking import Refused, RouteSocket, netlink
 from orlop_sdk.testing import in_own_network
 
 pytestmark = pytest.mark.root
@@ -276,19 +275,19 @@ def test_each_request_of_a_datagram_gets_its_answer() -> None:
     async def main() -> None:
         with RouteSocket() as route:
             route.change()
-            route.change(_netlink.set_up(1), _netlink.add_address(1, "10.1.0.1/24"))
+            route.change(netlink.set_up(1), netlink.add_address(1, "10.1.0.1/24"))
             with pytest.raises(Refused) as caught:
                 route.change(
-                    _netlink.add_address(1, "10.1.0.2/24"),
-                    _netlink.add_address(1, "10.1.0.1/24"),
-                    _netlink.delete_link("absent0"),
-                    _netlink.add_address(1, "10.1.0.3/24"),
+                    netlink.add_address(1, "10.1.0.2/24"),
+                    netlink.add_address(1, "10.1.0.1/24"),
+                    netlink.delete_link("absent0"),
+                    netlink.add_address(1, "10.1.0.3/24"),
                 )
             assert str(caught.value) == "cannot add address 10.1.0.1/24: File exists"
             route._sequence = 0xFFFFFFFE
-            route.change(_netlink.add_address(1, "10.1.0.4/24"), _netlink.add_address(1, "10.1.0.5/24"))
+            route.change(netlink.add_address(1, "10.1.0.4/24"), netlink.add_address(1, "10.1.0.5/24"))
             with pytest.raises(Refused, match=r"^cannot delete link absent0: No such device$"):
-                route.change(_netlink.delete_link("absent0"))
+                route.change(netlink.delete_link("absent0"))
         held = run("ip", "-4", "-o", "address", "show", "lo")
         assert all(f"10.1.0.{last}/24" in held for last in (1, 2, 3, 4, 5))
 
@@ -301,13 +300,13 @@ def test_netlink_messages_of_other_processes_are_ignored() -> None:
 
     async def main() -> None:
         with RouteSocket() as route:
-            route.change(_netlink.set_up(1))
+            route.change(netlink.set_up(1))
             port = route._socket.getsockname()[0]
             with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, socket.NETLINK_ROUTE) as liar:
                 forged = struct.pack("=IHHIIi", 20, 2, 0, 2, port, 0)
                 liar.sendto(forged, (port, 0))
             with pytest.raises(Refused, match="No such device"):
-                route.change(_netlink.delete_link("absent0"))
+                route.change(netlink.delete_link("absent0"))
 
     in_own_network(main)
 

@@ -10,7 +10,7 @@ from pyroute2.netlink.rtnl.ifaddrmsg import ifaddrmsg
 from pyroute2.netlink.rtnl.ifinfmsg import ifinfmsg
 from pyroute2.netlink.rtnl.rtmsg import rtmsg
 
-from orlop_net_bridge import _netlink
+from orlop_sdk.networking import netlink
 
 NAME, PEER, MAC = "veth0123456", "eth0", "02:42:0a:00:00:02"
 ALIAS = "orlop-a_b:endpoint:" + "e" * 64
@@ -36,11 +36,11 @@ def test_add_veth_is_encoded_like_pyroute2(mtu: int, peer: str) -> None:
         {"flags": 1, "change": 1},
         [("IFLA_IFNAME", NAME), ("IFLA_MASTER", 3), *size, ("IFLA_LINKINFO", {"attrs": info})],
     )
-    request = _netlink.add_veth(NAME, 3, peer, 7, MAC, mtu)
+    request = netlink.add_veth(NAME, 3, peer, 7, MAC, mtu)
     assert request.body == expected
     assert (request.kind, request.flags) == (16, 0x605)
     grouped = [("IFLA_IFNAME", NAME), ("IFLA_MASTER", 3), ("IFLA_GROUP", 5), *size, ("IFLA_LINKINFO", {"attrs": info})]
-    assert _netlink.add_veth(NAME, 3, peer, 7, MAC, mtu, 5).body == theirs(ifinfmsg(), {"flags": 1, "change": 1}, grouped)
+    assert netlink.add_veth(NAME, 3, peer, 7, MAC, mtu, 5).body == theirs(ifinfmsg(), {"flags": 1, "change": 1}, grouped)
 
 
 @pytest.mark.parametrize("isolated", [False, True])
@@ -56,16 +56,16 @@ def test_mark_port_is_encoded_like_pyroute2(isolated: bool) -> None:
     slave_data = info[16 + 4 + 20 :]
     expected = theirs(ifinfmsg(), {}, [("IFLA_IFNAME", NAME), ("IFLA_IFALIAS", ALIAS)])
     expected += struct.pack("=HH", 4 + len(slave_data), 18) + slave_data
-    request = _netlink.mark_port(NAME, ALIAS, isolated)
+    request = netlink.mark_port(NAME, ALIAS, isolated)
     assert request.body == expected
     assert (request.kind, request.flags) == (16, 0x5)
 
 
 def test_link_requests_are_encoded_like_pyroute2() -> None:
-    assert _netlink.delete_link(NAME).body == theirs(ifinfmsg(), {}, [("IFLA_IFNAME", NAME)])
-    assert _netlink.delete_link(NAME).kind == 17
-    assert _netlink.set_up(5).body == theirs(ifinfmsg(), {"index": 5, "flags": 1, "change": 1}, [])
-    assert (_netlink.set_up(5).kind, _netlink.set_up(5).flags) == (16, 0x5)
+    assert netlink.delete_link(NAME).body == theirs(ifinfmsg(), {}, [("IFLA_IFNAME", NAME)])
+    assert netlink.delete_link(NAME).kind == 17
+    assert netlink.set_up(5).body == theirs(ifinfmsg(), {"index": 5, "flags": 1, "change": 1}, [])
+    assert (netlink.set_up(5).kind, netlink.set_up(5).flags) == (16, 0x5)
 
 
 @pytest.mark.parametrize(
@@ -85,7 +85,7 @@ def test_add_address_is_encoded_like_pyroute2(
     expected = theirs(
         ifaddrmsg(), {"family": 2, "index": 4, **fields}, [("IFA_ADDRESS", address.partition("/")[0]), *attributes]
     )
-    request = _netlink.add_address(4, address)
+    request = netlink.add_address(4, address)
     assert request.body == expected
     assert (request.kind, request.flags) == (20, 0x605)
 
@@ -97,21 +97,21 @@ def test_default_route_is_encoded_like_pyroute2(gateway: str, family: int) -> No
         {"family": family, "table": 254, "proto": 4, "type": 1},
         [("RTA_GATEWAY", gateway), ("RTA_OIF", 4), ("RTA_TABLE", 254)],
     )
-    request = _netlink.replace_default_route(4, gateway)
+    request = netlink.replace_default_route(4, gateway)
     assert request.body == expected
     assert (request.kind, request.flags) == (24, 0x505)
-    assert _netlink.delete_default_route(4, gateway)[:3] == (25, 0x5, expected)
+    assert netlink.delete_default_route(4, gateway)[:3] == (25, 0x5, expected)
 
 
 @pytest.mark.parametrize("address", ["10.1.2/16", "10.1.2.3.4", "fd00::g/64", ""])
 def test_invalid_addresses_are_refused(address: str) -> None:
     with pytest.raises(OSError, match="illegal IP address"):
-        _netlink.add_address(4, address)
+        netlink.add_address(4, address)
 
 
 def test_datagram_carries_several_messages() -> None:
-    requests = [_netlink.mark_port(NAME, ALIAS + "x" * extra, False) for extra in range(4)]
-    datagram = _netlink.encode(requests, 0xFFFFFFFE)
+    requests = [netlink.mark_port(NAME, ALIAS + "x" * extra, False) for extra in range(4)]
+    datagram = netlink.encode(requests, 0xFFFFFFFE)
     seen = []
     while datagram:
         length, kind, flags, sequence, _ = struct.unpack_from("=IHHII", datagram)
@@ -119,7 +119,7 @@ def test_datagram_carries_several_messages() -> None:
         seen.append((kind, flags, sequence, datagram[HEADER:length]))
         datagram = datagram[length:]
     assert [sequence for _, _, sequence, _ in seen] == [0xFFFFFFFE, 0xFFFFFFFF, 0, 1]
-    assert [_netlink.Request(kind, flags, body, "mark bridge port " + NAME) for kind, flags, _, body in seen] == requests
+    assert [netlink.Request(kind, flags, body, "mark bridge port " + NAME) for kind, flags, _, body in seen] == requests
 
 
 def answer(sequence: int, code: int, kind: int = 2, rest: bytes = b"") -> bytes:
@@ -131,18 +131,18 @@ def test_acknowledgements_and_errors_are_decoded() -> None:
     echo = b"r" * 33  # an error contains the request
     notice = answer(9, 0, kind=16)
     datagram = answer(1, 0) + answer(2, 17, rest=echo) + notice + answer(3, 0)
-    assert list(_netlink.read_answers(datagram)) == [(1, 0), (2, 17), (3, 0)]
-    assert list(_netlink.read_answers(b"")) == []
+    assert list(netlink.read_answers(datagram)) == [(1, 0), (2, 17), (3, 0)]
+    assert list(netlink.read_answers(b"")) == []
 
 
 @pytest.mark.parametrize("cut", range(1, 20))
 def test_truncated_answers_are_refused(cut: int) -> None:
     with pytest.raises(ValueError, match=r"cut short|a message of"):
-        list(_netlink.read_answers(answer(1, 0) + answer(2, 0)[:-cut]))
+        list(netlink.read_answers(answer(1, 0) + answer(2, 0)[:-cut]))
 
 
 @pytest.mark.parametrize("length", [0, 15, 16, 19])
 def test_answers_with_invalid_lengths_are_refused(length: int) -> None:
     datagram = struct.pack("=IHHII", length, 2, 0, 1, 0) + b"\0" * 4
     with pytest.raises(ValueError, match=r"cut short|a message of"):
-        list(_netlink.read_answers(datagram))
+        list(netlink.read_answers(datagram))

@@ -8,8 +8,8 @@ import pytest
 import trio
 import trio.testing
 
-from orlop_net_bridge._worker import Worker
 from orlop_sdk import DriverError
+from orlop_sdk.networking import Worker
 
 
 def test_calls_run_one_at_a_time_in_one_thread() -> None:

@@ -12,9 +12,9 @@ import socket
 
 from orlop_sdk import DriverError, Endpoint
 
-from ._netlink import add_address, delete_default_route, notify_neighbours, replace_default_route, set_up
 from ._route_socket import Refused, RouteSocket
 from ._sysctl import skip_duplicate_search, write_sysctl
+from .netlink import add_address, delete_default_route, notify_neighbours, replace_default_route, set_up
 
 __all__ = ["route_inside", "set_up_inside"]
 
