@@ -33,11 +33,11 @@ class NetworkCapabilities(msgspec.Struct, frozen=True):
     """`sandbox` is "new" if a container on this network gets its own network namespace, "host" if it uses the host's.
     `addresses` is true if the daemon allocates addresses for endpoints. If it is false, the driver may assign addresses
     (`EndpointState.addresses`). `publishes` is true if the driver can publish ports. Then the daemon must know an endpoint's
-    addresses before `attach`. `predefined_only` is true if users cannot create networks with this driver. One network of the
-    driver then always exists. `macs` is true if an endpoint gets the MAC address that the daemon derives from its IP
+    addresses before `attach`. `predefined_only` is true if users cannot create networks with this driver. Such a driver has
+    one network, which always exists. `macs` is true if an endpoint gets the MAC address that the daemon derives from its IP
     address. If it is false, `Endpoint.mac` is set only if a user asks for an address. `several_subnets` is true if a network
     may have more than one subnet of each IP version. `uplink_option` is the name of the option that connects a network to
-    other hosts. A network without this option is internal. It is "" for a driver that has no such option."""
+    other hosts, and "" for a driver without such an option. A network that does not set the option is internal."""
 
     sandbox: str = "new"
     addresses: bool = True

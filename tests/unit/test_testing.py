@@ -31,6 +31,7 @@ def test_the_package_alone_imports_no_suite() -> None:
 
 
 def test_a_suite_imports_no_other_kind() -> None:
+    """The suite of one kind of driver does not load the suites of the other kinds."""
     loaded = _loaded_by("from orlop_sdk.testing import LogSuite")
     assert "orlop_sdk.testing.log" in loaded
     assert not {"trio", "orlop_sdk.testing.storage", "orlop_sdk.testing.network"} & loaded

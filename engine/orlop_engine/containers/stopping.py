@@ -37,7 +37,7 @@ def cancel_restart(container: Container) -> None:
 
 
 def _note_manual_stop(container: Container) -> None:
-    """Note for the restart policy that a user stopped the container. The note is committed together with the exit."""
+    """Record that a user stopped the container; the restart policy needs this. It is committed together with the exit."""
     with container.publish() as draft:
         draft.manually_stopped = True
 

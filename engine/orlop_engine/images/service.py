@@ -160,9 +160,9 @@ class Images:
     # --- reads ------------------------------------------------------------------------------------------------------
 
     def resolve(self, reference: str, platform: Platform | None = None, *, newest: bool = False) -> Image:
-        """An image by ID, name, name@digest or unique ID prefix. Raises `NotFound("No such image: x:latest")`. A name may
-        refer to images for several platforms. Then this method returns the image for `platform`. Without `platform`, it
-        returns the image for this host, or with `newest` the image that was added last."""
+        """An image by ID, name, name@digest or unique ID prefix. Raises `NotFound("No such image: x:latest")`. If a name
+        refers to images for several platforms, this method returns the image for `platform`. Without `platform`, it returns
+        the image for this host, or with `newest` the image that was added last."""
         return self._image_store.catalog.resolve(reference, platform, newest=newest)
 
     def all_platforms(self, reference: str) -> list[Image]:

@@ -64,9 +64,9 @@ class Keys(ConfigBase, frozen=True, kw_only=True):
     is an error, unless it has its default value or `"enable": false`. A key of `IGNORED` only causes a warning. `REFUSED`
     and `IGNORED` map the key to the reason.
 
-    `HINTS` maps names that people mistake for keys to advice. `OLDER` maps former names of keys to the keys. A key in
-    `ZEROS` may be 0; for other keys, 0 means unset. A key in `BOTH` may be set by flags and in the file: the values are
-    combined."""
+    `HINTS` maps names that people mistake for keys to advice. `OLDER` maps former names of keys to their present names. A
+    key in `ZEROS` may be 0; for other keys, 0 means unset. A key in `BOTH` may be set by flags and in the file: the values
+    are combined."""
 
     FLAGS: ClassVar[Sequence[Flag]] = ()
     HELP: ClassVar[Mapping[str, str]] = {}

@@ -116,7 +116,7 @@ class MakeInitLayer(msgspec.Struct, frozen=True, tag=True):
 
 class Bind(msgspec.Struct, frozen=True):
     """A mount in a container: a volume or bind at `source`, or the tree made by `mounts` (an image). `subpath` is resolved
-    inside the source, whose content containers may change."""
+    inside the source. (Containers may change the content of the source meanwhile.)"""
 
     source: str
     destination: str

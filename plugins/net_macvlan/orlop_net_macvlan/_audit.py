@@ -1,7 +1,8 @@
 """Comparison of the host's parents and the containers' links with the engine's records. This module does no I/O.
 
-`Drift.note` tells the driver's `repair` what to do. "parent NAME" is removed, "network ID" is made or set up. "link GROUP
-NAMESPACE" is removed from a container, "endpoint ID" is made again.
+`Drift.note` tells the driver's `repair` what to do. "parent NAME": remove this link of the host. "network ID": make the
+network's parent, or set it up. "link GROUP NAMESPACE": remove this link from a container. "endpoint ID": make the endpoint's
+link again.
 """
 
 from __future__ import annotations

@@ -73,7 +73,7 @@ class Links:
         return link.alias == self._parents + link.name
 
     def ensure_parent(self, network: Network) -> None:
-        """Make the parent if it is missing and is one that the driver makes: a VLAN link, or a parent without a network."""
+        """Make the parent if it is missing, and is a VLAN link or belongs to a network without the option `parent`."""
         found = self.parent(network.parent)
         if found is None:
             found = self._add_vlan(parse_vlan(network.parent)) if network.given else self._add_empty(network.parent)
@@ -92,7 +92,7 @@ class Links:
             raise DriverError(f"failed to create {vlan.name} vlan link: {error.strerror}") from error
 
     def _add_empty(self, name: str) -> netlink.LinkInfo:
-        """A link that drops all packets. Docker uses a dummy link. An ifb link drops packets as well, unless a filter of
+        """Add a link that drops all packets. Docker uses a dummy link. An ifb link drops packets as well, unless a filter of
         tc(8) redirects them to it."""
         with _errors(f"create {name}, a parent link without a network (set the option parent=LINK)"):
             try:

@@ -25,7 +25,8 @@ _IPVLAN_FLAGS = {"bridge": 0, "private": 1, "vepa": 2}
 
 
 class Kind(msgspec.Struct, frozen=True):
-    """What distinguishes the two drivers. `prefix` begins the name of a parent without a network."""
+    """What distinguishes the two drivers. If a network has no option `parent`, the name of its parent begins with
+    `prefix`."""
 
     name: str
     prefix: str
@@ -125,8 +126,9 @@ def read_network(network: NetworkSpec, kind: Kind) -> Network:
 
 
 def at_gateway(endpoint: Endpoint, network: Network) -> Endpoint:
-    """The endpoint with the gateways that its container uses. In the modes l3 and l3s the host routes for the container, so
-    its default route has no gateway. A network without a parent leads nowhere, so it has no default route."""
+    """The endpoint with the gateways that its container uses. In the modes l3 and l3s, the host is the container's router,
+    so the container's default route has no gateway. A network without the option `parent` leads nowhere, so its containers
+    have no default route."""
     if network.given and not network.direct:
         return endpoint
 

@@ -235,6 +235,7 @@ class MacvlanDriver(_Driver):
 
 
 class IpvlanDriver(_Driver):
-    """Containers have the parent's MAC address (l2), or are reached through the parent as a router (l3, l3s)."""
+    """Containers have the parent's MAC address (l2), or other hosts reach them through the host, which is their router (l3,
+    l3s)."""
 
     _KIND = Kind("ipvlan", "di")

@@ -67,7 +67,7 @@ class Namespace:
 
 class Host:
     """The host (this thread's namespace) with the link eth0, whose other end is in the namespace of another host. The other
-    host is the gateway of the networks; it also has an address beyond them."""
+    host is the gateway of the networks; it also has an address outside the networks' subnets."""
 
     def __init__(self, stack: contextlib.ExitStack, driver: MacvlanDriver | IpvlanDriver) -> None:
         self.stack, self.driver = stack, driver
@@ -134,7 +134,7 @@ async def test_containers_reach_each_other_and_other_hosts(host: Host) -> None:
     assert state == EndpointState(mac="02:42:00:00:00:03")
     assert "10.211.0.3 dev peer0 lladdr 02:42:00:00:00:03" in host.remote.run("ip", "neigh") or two.reaches(REMOTE)
     assert "02:42:00:00:00:02" in host.remote.run("ip", "neigh", "show", "10.211.0.2")
-    # The kernel does not pass packets between the host and a macvlan link on the host's own link
+    # The kernel passes no packets between the host and a container through the parent
     assert one.is_cut_off_from("10.211.0.250")
 
 
@@ -253,7 +253,7 @@ async def test_restore_connects_containers_whose_parent_was_made_again(host: Hos
 
 @on_host()
 async def test_restore_removes_parents_and_links_that_no_record_needs(host: Host) -> None:
-    """Also those that are incomplete, because a daemon died between two requests."""
+    """Incomplete links, whose daemon died between two requests, are removed, too."""
     alone = NetworkSpec(id="d" * 64, name="alone", subnets=SUBNETS)
     await host.driver.create_network(alone)
     one, _, _ = await host.container(alone, 2)

@@ -1,4 +1,4 @@
-"""Configures the container's end of a veth pair: sysctls, addresses, link state and routes.
+"""Configures a container's link: sysctls, addresses, link state and routes.
 
 Only the network thread (see `_worker`) calls this module, while it is in the container's namespace. The netlink socket is
 opened in this namespace and closed before the thread leaves it.
@@ -34,7 +34,7 @@ def _prepare_ipv6(ifname: str, wanted: bool) -> None:
 
 
 def set_up_inside(endpoint: Endpoint) -> None:
-    """Configure a new link. Raises OSError or `DriverError`; the caller then removes the pair."""
+    """Configure a new link. Raises OSError or `DriverError`; the caller then removes the link."""
     ipv6 = any(":" in each.address for each in endpoint.addresses)
     _prepare_ipv6(endpoint.ifname, ipv6)
     try:

@@ -101,7 +101,8 @@ class RouteSocket:
             return [netlink.read_namespace_id(body) for body in self._listing(netlink.list_namespace_ids())]
 
     def namespace_id(self, namespace: int) -> int:
-        """The id of the namespace of this file descriptor. Assigns an id if the namespace has none."""
+        """The id of the namespace to which the file descriptor `namespace` refers. Assigns an id if the namespace has
+        none."""
         try:
             self.change(netlink.assign_namespace_id(namespace))
         except Refused as error:

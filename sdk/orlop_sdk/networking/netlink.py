@@ -193,9 +193,9 @@ def add_link(
     mtu: int = 0,
     group: int = 0,
 ) -> Request:
-    """Make a link of a kind such as "macvlan", which is down. `data`: the attributes of IFLA_INFO_DATA. `parent`: the index
-    of its lower link in this namespace. `namespace`: a file descriptor of the namespace of the new link. With `mtu` 0 and
-    `mac` "", the kernel chooses."""
+    """Make a link of a kind such as "macvlan". The link is down. `data`: the attributes of IFLA_INFO_DATA. `parent`: the
+    index of the lower link in this namespace. `namespace`: a file descriptor of the namespace of the new link. With `mtu` 0
+    and `mac` "", the kernel chooses."""
     info = _text(_INFO_KIND, kind) + (attribute(_INFO_DATA, data) if data else b"")
     body = _link() + _text(_IFLA_IFNAME, name)
     if mac:

@@ -53,7 +53,8 @@ def test_ipvlan_link_is_encoded_like_pyroute2(mode: str, value: int, flag: str, 
     request = netlink.add_link("o01234567", "ipvlan", data, parent=3, namespace=7, group=5)
     attributes = [("IFLA_LINK", 3), ("IFLA_GROUP", 5), ("IFLA_NET_NS_FD", 7)]
     expected = theirs("ipvlan", [("IFLA_IPVLAN_MODE", value)], *attributes)
-    # pyroute2 lacks IFLA_IPVLAN_FLAGS (2, u16, see linux/if_link.h), the last attribute in two nested ones
+    # pyroute2 lacks IFLA_IPVLAN_FLAGS (2, u16, see linux/if_link.h), the last attribute of the inner of two nested
+    # attributes
     flags = struct.pack("=HHHxx", 6, 2, number)
     expected += flags
     for length_of, size in ((expected.index(b"ipvlan\0") - 8, 28 + len(flags)), (len(expected) - 20, 12 + len(flags))):
