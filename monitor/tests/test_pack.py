@@ -41,6 +41,7 @@ def read(data):
     ],
 )
 def test_names_of_any_length_are_readable(name):
+    """Python's `tarfile` reads the names that the encoder has written."""
     with read(entry_header(entry(name))) as tar:
         (member,) = tar.getmembers()
         assert member.name.encode() == name and (member.uid, member.gid, member.mtime) == (1, 2, 5)

@@ -94,6 +94,7 @@ def test_damaged_and_incomplete_layouts_fail_the_build(client: Client) -> None:
 
 
 def test_layout_gives_the_same_image_as_in_dockerd(client: Client, shared: Engine, tmp_path: Path) -> None:
+    """A build that uses OCI layouts as contexts."""
     ours = built(client)
     assert ours[0] == ["layout", "yes", "4711", "/base", "4711", "copied"]
     (tmp_path / "dockerd").mkdir()

@@ -145,6 +145,7 @@ def test_docker_pushes_a_list_that_orlop_has_made_and_the_reverse(registry: Regi
 
 
 def test_a_registry_without_tls_needs_the_flag(registry: Registry, homes: tuple[Path, Path]) -> None:
+    """Without `--insecure`, the client accepts no registry without TLS, and its error names the flag."""
     name = f"{registry.host}/team/app:amd"
     theirs, ours = call(["docker"], homes[0], "inspect", name), call(ORLOP, homes[1], "inspect", name)
     assert theirs == (1, "", f"no such manifest: {name}\n")

@@ -77,8 +77,8 @@ def _bad_pattern(pattern: str) -> InvalidParameter:
 
 
 def _class(pattern: str, at: int) -> tuple[str, int]:
-    """The character class that begins at the position `at` of the pattern, as a regular expression, and the position after
-    it."""
+    """Translate the character class that begins at the position `at` of the pattern. Returns a regular expression, and the
+    position after the class."""
     end = pattern.find("]", at + 2)
     if end < 0:
         raise _bad_pattern(pattern)

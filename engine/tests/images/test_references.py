@@ -78,6 +78,7 @@ TAG = st.one_of(st.just(""), st.from_regex(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,20}", 
 
 @given(DOMAIN, st.lists(COMPONENT, min_size=1, max_size=4), TAG, st.booleans())
 def test_full_and_familiar_forms_name_the_same(domain: str, parts: list[str], tag: str, digested: bool) -> None:
+    """Both forms are references to the same image."""
     path = "/".join(parts)
     if domain == "docker.io" and len(parts) == 1:
         path = f"library/{path}"

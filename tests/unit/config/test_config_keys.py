@@ -145,6 +145,7 @@ def test_a_key_of_a_plugin_that_is_not_selected_names_the_plugin(loaded: Callabl
 
 
 def test_a_flag_of_a_plugin_that_is_not_selected_names_the_plugin(loaded: Callable[..., Loaded]) -> None:
+    """The error for such a flag says which plugin has the flag."""
     said = refused(loaded, argv=("--quota-dir", "/x", "--debug"))
     assert said.startswith(
         'unknown flag: --quota-dir (a flag of the plugin "quota", which is not in services, front-ends or guards)'
