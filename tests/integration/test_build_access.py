@@ -217,7 +217,7 @@ def test_step_cannot_get_host_access(listeners: Listeners, name: str) -> None:
     refused(listeners.build(name, run), "network.host is not allowed")
     insecure = "# syntax=docker/dockerfile:1-labs\nFROM busybox\nRUN --security=insecure true\n"
     refused(listeners.build(name, insecure, "--allow", "security.insecure"), "security.insecure is not allowed")
-    refused(listeners.build(name, "FROM busybox\nRUN --device=vendor.com/x=y true\n"), "device")
+    refused(listeners.build(name, "FROM busybox\nRUN --device=vendor.com/x=y,required true\n"), "device vendor.com/x=y")
     refused(listeners.build(name, "FROM busybox\nRUN true\n", "--network=host"), "network.host is not allowed")
     refused(listeners.build(name, "FROM busybox\nRUN true\n", "--cgroup-parent=/mine"), "CgroupParent in a step of a build")
     refused(listeners.build(name, "FROM busybox\nRUN true\n", "--add-host=h:host-gateway"), "host-gateway")

@@ -55,13 +55,13 @@ def test_privileges_requested_by_a_graph_are_refused(listeners: Listeners, name:
         "network.host is not allowed": executing("true", network=pb.HOST),
         "security.insecure is not allowed": executing("true", security=pb.INSECURE),
         "CgroupParent in a step of a build is not allowed": executing("true", meta={"cgroupParent": "../../mine"}),
-        "the device": executing("true", cdiDevices=[pb.CDIDevice(name="vendor.com/gpu=all")]),
+        "device vendor.com/gpu=all is not allowed": executing("true", cdiDevices=[pb.CDIDevice(name="vendor.com/gpu=all")]),
     }
 
     async def work(client: ProtocolClient, session: str) -> None:
         for text, definition in graphs.items():
             assert text in await refusal(client, definition, session)
-        for wanted in ("network.host", "security.insecure"):
+        for wanted in ("network.host", "security.insecure", "device", "device=vendor.com/gpu=all"):
             said = await refusal(client, executing("true", network=pb.HOST), session, Entitlements=[wanted])
             assert f"granting entitlement {wanted} is not allowed" in said
 

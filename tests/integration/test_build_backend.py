@@ -22,7 +22,7 @@ def test_builder_process_gets_its_settings(building: BuildingEngine, client: Bui
     assert hello["kind"] == "grpc" and hello["headers"]["x-test"] == "yes"
     settings = hello["settings"]
     assert settings["root"] == f"{building.data_root}/build" and settings["runtime"] == f"{building.exec_root}/build"
-    assert settings["entitlements"] == ["network.host"]
+    assert settings["entitlements"] == ["network.host", "device"]
     assert [os.stat(settings[name]).st_mode & 0o777 for name in ("root", "runtime")] == [0o700, 0o700]
 
 

@@ -6,7 +6,8 @@ import bz2
 import gzip
 import json
 import lzma
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -14,13 +15,15 @@ import trio
 import zstandard
 from tests.integration.building.clients import Client
 from tests.integration.building.gateway import Frontend
-from tests.integration.building.protocol import ProtocolClient
+from tests.integration.building.protocol import ProtocolClient, executing
 from tests.integration.building.server import serve
 from tests.integration.engine import Engine, UnixConnection, until
 from tests.integration.test_build_classic import post, tar, text_of
 from tests.integration.test_build_outputs import client
+from tests.integration.test_options_process import CDI
 
-from orlop_build_dockerfile.pb import gateway_pb2
+from orlop_build_dockerfile.grpc import RpcError
+from orlop_build_dockerfile.pb import gateway_pb2, ops_pb2
 
 __all__ = ["client"]  # a fixture
 
@@ -128,6 +131,40 @@ RUN echo "[$ONE$TWO]" > /out/after
         *("--secret", "id=one,env=SECRET_ONE", "--secret", "id=two,src=file"),
     )
     assert found == {"mode": "744\n", "secrets": "first from the context\n from the context\n", "after": "[]\n"}
+
+
+def test_step_gets_the_requested_devices(fresh: Callable[..., Engine], tmp_path: Path) -> None:
+    engine = fresh({"cdi-spec-dirs": [str(tmp_path)]})
+    (tmp_path / "vendor.json").write_text(json.dumps(CDI).replace("HERE", str(tmp_path)))
+    script = 'test -z "$VENDOR" || echo > /dev/vendor0; echo "got $VENDOR" > /got'
+    device, missing = "vendor.com/class=dev0", "vendor.com/class=none"
+
+    async def build(entitlements: Sequence[str], **devices: bool) -> str:
+        """What the step has written, or the error. `devices`: whether they are optional."""
+        wanted = [ops_pb2.CDIDevice(name=f"vendor.com/class={name}", optional=value) for name, value in devices.items()]
+        definition = executing("sh", "-c", script, cdiDevices=wanted)
+        request = {"Exporter": "moby", "ExporterAttrs": {"name": "tb-device"}, "Entitlements": entitlements}
+        async with ProtocolClient.opened(engine) as connection, connection.session() as session:
+            try:
+                await connection.solve(definition, session, **request)
+            except RpcError as error:
+                return str(error)
+        run = partial(engine.ok, "run", "--rm", "--network=none", "tb-device", "cat", "/got")
+        return await trio.to_thread.run_sync(run)
+
+    async def main() -> None:
+        for entitlements in (["device"], [f"device={device}"]):
+            assert await build(entitlements, dev0=False, none=True) == "got yes"
+        assert await build([], none=True) == "got"
+        for entitlements, devices, said in (
+            ([], {"dev0": False}, f"device {device} is not allowed"),
+            ([f"device={missing}"], {"dev0": True}, f"device {device} is not allowed"),
+            (["device"], {"none": False}, f"unresolvable CDI devices {missing}"),
+            (["device.x"], {}, "granting entitlement device.x is not allowed"),
+        ):
+            assert said in await build(entitlements, **devices)
+
+    trio.run(main)
 
 
 # --- requests ---------------------------------------------------------------------------------------------------------

@@ -117,6 +117,13 @@ class Workspace:
             await self._snapshots.reap()
         self._building.workspaces.discard(self)
 
+    async def cdi_devices(self) -> Sequence[str]:
+        """The names of the CDI devices of this host."""
+        from orlop_engine.containers.devices import discovered
+
+        directories = self._building.engine.config.cdi_directories
+        return await trio.to_thread.run_sync(discovered, directories) if directories else ()
+
     # --- images -----------------------------------------------------------------------------------------------------
 
     async def resolve(self, wanted: Wanted) -> BaseImage:

@@ -156,7 +156,9 @@ class Step(msgspec.Struct, frozen=True, kw_only=True):
     editable_files: bool = False
     """Whether the step can change /etc/hosts and /etc/resolv.conf while it runs."""
     isolation: str = ""
-    devices: Sequence[str] = ()
+    devices: Sequence[str] = ()  # names of CDI devices
+    optional_devices: Sequence[str] = ()  # the step gets those that the host has
+    denied_devices: Sequence[str] = ()  # the step fails if the host has one of them
     platform: str = ""
     """ "linux/arm64", for another processor than the host's. The backend refuses platforms that the host cannot run."""
 
@@ -477,7 +479,7 @@ class Build(Protocol):
     session: Session
     progress: Progress
     entitlements: Sequence[str]
-    """ The entitlements that the client has granted to this build: "network.host", "security.insecure"."""
+    """The entitlements that the client has granted: "network.host", "security.insecure", "device", "device=NAME"."""
     resources: Resources
     options: Mapping[str, str]
     """The client's options for the frontend."""

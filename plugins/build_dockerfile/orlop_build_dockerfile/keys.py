@@ -40,6 +40,7 @@ class Entitlements(ConfigBase, frozen=True, kw_only=True, omit_defaults=True):
 
     network_host: bool = True
     security_insecure: bool = False
+    device: bool = True
 
 
 class History(ConfigBase, frozen=True, kw_only=True, rename="camel", omit_defaults=True):

@@ -183,7 +183,8 @@ class Control:
 
     def _entitlements(self, wanted: Sequence[str]) -> list[str]:
         for name in wanted:
-            if name not in self._settings.entitlements:
+            kind = "device" if name.startswith("device=") else name
+            if kind not in self._settings.entitlements:
                 message = f"granting entitlement {name} is not allowed by build daemon configuration"
                 raise BuildFailed(message, code=Code.PERMISSION_DENIED)
         return list(wanted)

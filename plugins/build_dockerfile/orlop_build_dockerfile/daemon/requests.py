@@ -38,7 +38,7 @@ from orlop_engine.images.manifests import Descriptor
 from orlop_engine.images.progress import Record
 from orlop_engine.images.registry_auth import ANONYMOUS, Token, new_token
 from orlop_engine.images.registry_auth import Credentials as RegistryCredentials
-from orlop_engine.types.containers import HostConfig, Ulimit
+from orlop_engine.types.containers import DeviceRequest, HostConfig, Ulimit
 from orlop_sdk import Forbidden, InvalidParameter, Mount
 
 from . import messages
@@ -211,6 +211,15 @@ class Requests:
             case _:
                 raise InvalidParameter(f"the daemon cannot answer {type(question).__name__}")
 
+    async def _devices(self, step: Step) -> list[DeviceRequest]:
+        names = list(step.devices)
+        if step.optional_devices or step.denied_devices:
+            available = set(await self._workspace.cdi_devices())
+            if denied := available.intersection(step.denied_devices):
+                raise Forbidden(f"device {min(denied)} is not allowed")
+            names += [name for name in step.optional_devices if name in available]
+        return [DeviceRequest(driver="cdi", device_ids=names)] if names else []
+
     async def _step(self, step: Step) -> StepRequest:
         trees, mounts = [], []
         for mount in step.mounts:
@@ -237,7 +246,7 @@ class Requests:
             hostname=step.hostname,
             trees=tuple(trees),
             mounts=tuple(mounts),
-            host=_host(step),
+            host=_host(step, await self._devices(step)),
             platform=step.platform,
             editable_files=step.editable_files,
         )
@@ -269,16 +278,15 @@ class Requests:
         raise Forbidden(f"cannot mount {path} in a step: it is not in a directory of the builder")
 
 
-def _host(step: Step) -> HostConfig:
+def _host(step: Step, devices: list[DeviceRequest]) -> HostConfig:
     if step.isolation not in ("", "default"):
         raise InvalidParameter(f'invalid isolation "{step.isolation}": Linux has the default only')
     if step.network not in _NETWORKS:  # the check of a step only covers these networks
         raise InvalidParameter(f"invalid network mode {step.network!r} of a step")
-    if step.devices:
-        raise InvalidParameter(f"cannot give a step the device {step.devices[0]}")
     return HostConfig(
         network_mode=step.network or "default",
         privileged=step.privileged,
+        device_requests=devices,
         readonly_rootfs=step.readonly_root,
         extra_hosts=[f"{name}:{address}" for name, address in step.extra_hosts],
         ulimits=[Ulimit(name=each.name, soft=each.soft, hard=each.hard) for each in step.ulimits],

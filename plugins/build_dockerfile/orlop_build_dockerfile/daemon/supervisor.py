@@ -205,7 +205,12 @@ class Supervisor:
     def _settings(self, run: str) -> Settings:
         config, engine = self._context.config, self._engine
         own = config.part(BuildKeys).builder
-        allowed = {"network.host": own.entitlements.network_host, "security.insecure": own.entitlements.security_insecure}
+        given = own.entitlements
+        allowed = {
+            "network.host": given.network_host,
+            "security.insecure": given.security_insecure,
+            "device": given.device,
+        }
         proxies = engine.config.proxies
         gateways = engine.networks.host_gateways()
         restricted = self.scope.is_restricted or bool(self._domain)

@@ -61,7 +61,13 @@ def missing_entitlement(job: SolverJob, op: ops_pb2.ExecOp) -> str:
         wanted.append("network.host")
     if op.security == ops_pb2.INSECURE:
         wanted.append("security.insecure")
-    return next((name for name in wanted if name not in job.build.entitlements), "")
+    missing = [name for name in wanted if name not in job.build.entitlements]
+    missing += [f"device {each.name}" for each in op.cdiDevices if not each.optional and not _is_allowed(job, each.name)]
+    return missing[0] if missing else ""
+
+
+def _is_allowed(job: SolverJob, device: str) -> bool:
+    return not {"device", f"device={device}"}.isdisjoint(job.build.entitlements)
 
 
 def _normalized(op: ops_pb2.Op) -> ops_pb2.Op:
@@ -124,6 +130,7 @@ async def _run(job: SolverJob, vertex: Vertex, inputs: list[Value], shown: Shown
 
 
 async def make_step(job: SolverJob, op: ops_pb2.ExecOp, mounts: StepMounts, platform: ops_pb2.Platform) -> Step:
+    optional = [device.name for device in op.cdiDevices if device.optional]
     return Step(
         root=mounts.root,
         readonly_root=mounts.readonly_root,
@@ -139,7 +146,9 @@ async def make_step(job: SolverJob, op: ops_pb2.ExecOp, mounts: StepMounts, plat
         ulimits=tuple(Ulimit(limit.Name, limit.Soft, limit.Hard) for limit in op.meta.ulimit),
         cgroup_parent=op.meta.cgroupParent,
         shm_size=mounts.shm_size,
-        devices=tuple(device.name for device in op.cdiDevices),
+        devices=tuple(each.name for each in op.cdiDevices if not each.optional),
+        optional_devices=tuple(name for name in optional if _is_allowed(job, name)),
+        denied_devices=tuple(name for name in optional if not _is_allowed(job, name)),
         platform=_platform(platform),
         **msgspec.structs.asdict(job.build.resources),
     )
