@@ -1,5 +1,5 @@
 # shellcheck shell=sh
-# `./dev install` and `./dev uninstall`: install Orlop as a systemd service. Sourced by ./dev; uses its functions and variables.
+# `./dev install` and `./dev uninstall`: install Orlop as a systemd service. ./dev sources this file.
 #
 #   PREFIX/versions/VERSION-DIGEST/   a virtual environment for each version: monitors of running containers use the version that
 #                                     started them, so an upgrade never changes files in use
@@ -55,7 +55,7 @@ build() { # INTERPRETER TARGET: build the new version's virtual environment, and
     $pip install --no-compile --no-deps "$work"/*.whl
     $pip uninstall -y hatchling editables pathspec trove-classifiers # only needed for building
     $pip check
-    # Scripts contain the environment's path: replace it by the final one, without ROOT
+    # Scripts contain the path of the environment, below ROOT: replace it by the final path
     grep -lIrF "$made" "$made/bin" "$made/pyvenv.cfg" | xargs sed -i "s|$made|$2|g"
     "$made/bin/python" -m compileall -q -j 0 -s "$made" -p "$2" "$made/lib" >/dev/null
     mv "$made" "$ROOT$2"

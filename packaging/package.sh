@@ -1,6 +1,6 @@
 # shellcheck shell=sh
-# `./dev package wheels|zipapp|deb [DIRECTORY]`: what a person installs. Sourced by ./dev after install.sh; uses the functions and
-# variables of both.
+# `./dev package wheels|zipapp|deb [DIRECTORY]`: makes files that users install. ./dev sources this file after install.sh; it uses
+# the functions and variables of both.
 #
 #   wheels   a wheel of every distribution: pip install --find-links DIRECTORY orlop
 #   zipapp   the client in one file, DIRECTORY/orlop.pyz, which runs on any Python 3.11
@@ -70,7 +70,7 @@ END
 }
 
 # Debian packages. Each monitor of a running container uses the files of the version that started it, so every version has a
-# directory of its own, and an upgrade keeps those in use (packaging/debian/orlop.preinst, orlop.postinst).
+# directory of its own, and an upgrade keeps the versions in use (packaging/debian/orlop.preinst, orlop.postinst).
 
 package_deb() {
     command -v dpkg-deb >/dev/null || die "dpkg-deb is needed: make Debian packages on a Debian machine"

@@ -9,9 +9,9 @@
       because a mount was busy are then tried again
    6. if a client asked for the removal, its request is answered
 
-After step 4, no answer of the API contains the container or its remaining files, and they block no other operation. If the
-container's image is removed between steps 4 and 5, the layers of the image are removed after step 5. After a crash later
-than step 2, the remaining files have no row, so the next daemon removes them.
+After step 4, no answer of the API contains the container, and its remaining files block no operation. If the container's
+image is removed between steps 4 and 5, the layers of the image are removed after step 5. After a crash later than step 2,
+the remaining files have no row, so the next daemon removes them.
 """
 
 from __future__ import annotations

@@ -1,5 +1,5 @@
-# Docker's profile for containers, github.com/moby/profiles/apparmor. The daemon fills in what this host has to include and
-# the names of profiles, where words stand between at signs.
+# Docker's profile for containers, github.com/moby/profiles/apparmor. The daemon replaces
+# each word between at signs: by the files to include on this host, or by the name of a profile.
 @HEAD@
 profile "@NAME@" flags=(attach_disconnected,mediate_deleted) {
 @INNER@

@@ -89,9 +89,9 @@ class Stream(msgspec.Struct, frozen=True, tag=True):
 
 
 class CopyUp(msgspec.Struct, frozen=True, tag=True):
-    """Copy the content, owner and mode of the directory `path` into the directory of the only descriptor, if that directory
-    is empty. `path` is in the root that `mounts` make. The worker makes the mounts at `mountpoint`, an empty directory, in
-    its own mount namespace."""
+    """Copy the content, owner and mode of the directory `path` into the directory to which the request's descriptor refers,
+    if that directory is empty. `path` is in the root that `mounts` make. The worker makes the mounts at `mountpoint`, an
+    empty directory, in its own mount namespace."""
 
     mounts: tuple[Mount, ...]
     mountpoint: str
