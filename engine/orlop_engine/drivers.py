@@ -45,7 +45,7 @@ from orlop_sdk import (
     discovery,
 )
 
-__all__ = ["Drivers"]
+__all__ = ["Drivers", "used_network_drivers"]
 
 T = TypeVar("T")
 _Key = tuple[str, str]
@@ -87,6 +87,15 @@ def _directory(root: str, kind: str, name: str, mode: int) -> str:
     for each in (os.path.dirname(path), path):
         os.makedirs(each, mode, exist_ok=True)
     return path
+
+
+def used_network_drivers(exec_root: str) -> set[str]:
+    """The names of the network drivers that daemons with this exec-root have loaded since the machine started. These drivers
+    may have objects on the host, even if no network with the driver exists, because a daemon died before it stored one."""
+    directory = os.path.join(exec_root, "network-drivers")
+    if not os.path.isdir(directory):
+        return set()
+    return {name.replace("@", ":") for name in os.listdir(directory)}
 
 
 class Drivers:

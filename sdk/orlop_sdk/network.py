@@ -91,7 +91,8 @@ class Address(msgspec.Struct, frozen=True):
 class PublishedPort(msgspec.Struct, frozen=True):
     """A published port. The daemon has chosen `host_port`, has bound (host_ip, host_port), and forwards connections over
     loopback and IPv6 itself. The driver forwards all other traffic for this address and port to the container. "0.0.0.0" and
-    "::" in `host_ip` mean any address."""
+    "::" in `host_ip` mean any address. If `host_port` is 0, the network routes packets to the container's own address
+    (gateway mode `routed`). The driver then only allows packets to `container_port` at this address."""
 
     protocol: str
     host_ip: str

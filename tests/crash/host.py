@@ -37,6 +37,7 @@ _UNSTEADY = re.compile(
             r"/run/run/<[^>]*>/(runtime\.log|init\.pid|stats|names$)",
             r"/volumes/\.(trash|new)$",
             r"/run/network/names(/<net [^>]*>)?$",
+            r"/run/network-drivers(/macvlan)?$",  # the driver's directory, made when the driver is loaded
             r"/data/build(/cache\.db(-wal|-shm)?|/worker-id|/cachemounts|/contexts|/history(/.*)?)?$",
             r"/run/(builder\.log|build(/steps)?|files)$",
         )

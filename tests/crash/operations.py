@@ -269,6 +269,7 @@ _unimport = request("DELETE", "/images/imported:one", None, 404)
 
 _net = request("POST", "/networks/create", {"Name": "xx"})
 _unnet = request("DELETE", "/networks/xx", None, 404)
+_macvlan = request("POST", "/networks/create", {"Name": "xx", "Driver": "macvlan"})
 _connect = request("POST", "/networks/xx/connect", {"Container": "xx"})
 _disconnect = request("POST", "/networks/xx/disconnect", {"Container": "xx", "Force": True})
 _on_net = all_of(_net, container("xx", ports=True), _start)
@@ -316,6 +317,9 @@ OPERATIONS = {
         Operation("network-rm", (request("DELETE", "/networks/xx"),), _net, _unnet),
         Operation("network-connect", (_connect,), _on_net, all_of(_gone, _unnet)),
         Operation("network-disconnect", (_disconnect,), all_of(_on_net, _connect), all_of(_gone, _unnet)),
+        Operation("macvlan-create", (_macvlan,), undo=_unnet),
+        Operation("macvlan-rm", (request("DELETE", "/networks/xx"),), _macvlan, _unnet),
+        Operation("macvlan-connect", (_connect,), all_of(_macvlan, container("xx"), _start), all_of(_gone, _unnet)),
         Operation("gateway-connect", (_to_gateway,), _beside_gateway, _ungateway, between=(_to_no_gateway,)),
         Operation("gateway-disconnect", (_from_gateway,), all_of(_beside_gateway, _to_gateway), _ungateway),
         Operation("network-connect-stopped", (_connect, _start), all_of(_net, _full), all_of(_gone, _unnet)),

@@ -78,6 +78,69 @@ async def test_unpublished_ports_are_not_reachable(host: Host) -> None:
     assert host.call("10.211.0.2", 81) == "10.211.0.1", "the host itself may"
 
 
+def mode(ipv4: str, ipv6: str = "nat", *, internal: bool = False) -> NetworkSpec:
+    names = "com.docker.network.bridge.gateway_mode_ipv4", "com.docker.network.bridge.gateway_mode_ipv6"
+    subnets = (*NETWORK.subnets, Subnet("fd00:211::/64", "fd00:211::1"))
+    options = dict(zip(names, (ipv4, ipv6), strict=True))
+    return msgspec.structs.replace(NETWORK, subnets=subnets, options=options, internal=internal, ipv6=True)
+
+
+def route_to_containers(host: Host) -> None:
+    with host.remote.inside():
+        run("ip", "route", "add", "10.211.0.0/24", "via", HOST)
+        run("ip", "-6", "route", "add", "fd00:211::/64", "via", "2001:db8::1")
+
+
+@on_host()
+async def test_routed_network_opens_published_ports_at_the_containers_address(host: Host) -> None:
+    network = mode("routed")
+    await host.driver.create_network(network)
+    route_to_containers(host)
+    direct = (PublishedPort("tcp", "0.0.0.0", 0, 80), PublishedPort("tcp", "::", 8080, 80))
+    one, endpoint, state = await host.container(2, *direct, network=network)
+    _, other, its = await host.container(3, network=network)
+    one.serve(80, "fd00:211::2")
+    host.remote.serve(9000)
+    assert one.call(REMOTE, 9000) == "10.211.0.2", "not masqueraded"
+    assert host.remote.call("10.211.0.2", 80) == REMOTE, "published"
+    assert not host.remote.call("10.211.0.2", 81, timeout=1) and not host.remote.call("10.211.0.3", 80, timeout=1), (
+        "not published"
+    )
+    assert not host.remote.call(HOST, 8080, timeout=1), "no port of the host in this IP version"
+    assert host.remote.call("2001:db8::1", 8080) == "2001:db8::2" and not host.remote.call("fd00:211::2", 80, timeout=1), (
+        "nat"
+    )
+    with host.remote.inside():
+        assert "1 packets received" in run("busybox", "ping", "-c", "1", "-W", "20", "10.211.0.3")
+    assert list(await host.driver.audit([network], [(endpoint, state), (other, its)])) == []
+    await host.driver.update(msgspec.structs.replace(endpoint, ports=()), state)
+    assert not host.remote.call("10.211.0.2", 80, timeout=1), "withdrawn"
+
+
+@on_host()
+async def test_unprotected_network_is_reached_at_all_ports(host: Host) -> None:
+    network = mode("nat-unprotected", "nat")
+    await host.driver.create_network(network)
+    route_to_containers(host)
+    one, _, _ = await host.container(2, network=network)
+    host.remote.serve(9000)
+    assert one.call(REMOTE, 9000) == HOST, "masqueraded"
+    assert host.remote.call("10.211.0.2", 80) == host.remote.call("10.211.0.2", 81) == REMOTE
+    one.serve(80, "fd00:211::2")
+    assert not host.remote.call("fd00:211::2", 80, timeout=1), "the other IP version is not affected"
+
+
+@on_host()
+async def test_isolated_network_has_no_address_of_the_host(host: Host) -> None:
+    network = mode("isolated", "isolated", internal=True)
+    await host.driver.create_network(network)
+    one, _, _ = await host.container(2, network=network)
+    await host.container(3, network=network)
+    assert one.call("10.211.0.3", 80) == "10.211.0.2"
+    assert "10.211.0.1" not in run("ip", "address") and "fd00:211::1" not in run("ip", "address")
+    assert not host.call("10.211.0.2", 80)
+
+
 @on_host()
 async def test_internal_network_reaches_only_its_own_containers(host: Host) -> None:
     network = msgspec.structs.replace(NETWORK, internal=True)

@@ -94,6 +94,22 @@ def test_udp_port_is_published(engine: Engine, name: str) -> None:
                     assert client.recv(100) == b"got " + text
 
 
+def test_routed_network_publishes_at_the_containers_address(engine: Engine, name: str) -> None:
+    """In Docker's gateway mode `routed`, no port of the host is used, and inspect shows an empty host port."""
+    network, port = f"routed-{name}", free_port()
+    engine.ok("network", "create", "-o", "com.docker.network.bridge.gateway_mode_ipv4=routed", network)
+    try:
+        web(engine, name, "--network", network, "-p", f"0.0.0.0:{port}:80")
+        served(engine, f"{engine.address(name, network)}:80", name)
+        assert engine.inspect(name)["NetworkSettings"]["Ports"] == {"80/tcp": [{"HostIp": "0.0.0.0", "HostPort": ""}]}
+        assert engine.ok("ps", "--filter", f"name={name}", "--format", "{{.Ports}}") == "80/tcp"
+        with socket.create_server(("0.0.0.0", port)):
+            engine.ok("restart", "-t", "0", name)
+    finally:
+        engine.docker("rm", "-f", name)
+        engine.ok("network", "rm", network)
+
+
 def test_taken_port_is_refused(engine: Engine, name: str) -> None:
     with socket.create_server(("0.0.0.0", 0)) as server:
         port = server.getsockname()[1]

@@ -13,7 +13,7 @@ from dataclasses import replace
 import trio
 
 from orlop_engine.config import Config, defaults
-from orlop_engine.drivers import Drivers
+from orlop_engine.drivers import Drivers, used_network_drivers
 from orlop_engine.processes.control import Disconnected, connect, encode, receive
 from orlop_kernel.store import Examined
 from orlop_monitor import records
@@ -266,7 +266,8 @@ async def _networks(facts: Facts, drivers: Drivers, rows_read: Rows) -> None:
     living = [record for record in rows_read.running() if run_name(record.id) in alive]
     wanted = [record for record in rows_read.networks.values() if facts.serving or living]
     leftovers, failures = {}, {}
-    for name in sorted({record.driver for record in rows_read.networks.values()}):
+    known = {record.driver for record in rows_read.networks.values()}
+    for name in sorted(known | used_network_drivers(drivers.config.exec_root)):
         specs = [
             NetworkSpec(
                 id=record.id,
@@ -290,5 +291,6 @@ async def _networks(facts: Facts, drivers: Drivers, rows_read: Rows) -> None:
             driver = await drivers.network(name)
             leftovers[name] = tuple(await driver.audit(specs, endpoints)) if isinstance(driver, NetworkAudit) else ()
         except OrlopError as error:
-            failures[name] = str(error)
+            if name in known:  # other drivers may have been uninstalled
+                failures[name] = str(error)
     facts.networks, facts.network_failures = leftovers, failures

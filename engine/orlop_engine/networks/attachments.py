@@ -43,6 +43,7 @@ _log = logging.getLogger("orlop.networks")
 _UNDO_SECONDS = 20
 _FAILED = "failed to set up container networking: "
 _BINDING = "com.docker.network.bridge.host_binding_ipv4"
+_GATEWAY_MODE = "com.docker.network.bridge.gateway_mode_ipv"
 
 
 class Listeners(Protocol):
@@ -140,7 +141,8 @@ class Attachments:
         self, plan: Plan, planned: PlannedEndpoint, wanted: Sequence[Wanted], options: Mapping[str, str]
     ) -> list[Bound]:
         try:
-            bound = await self._ports.allocate(wanted, options.get(_BINDING, ""))
+            routed = [version for version in (4, 6) if options.get(f"{_GATEWAY_MODE}{version}") == "routed"]
+            bound = await self._ports.allocate(wanted, options.get(_BINDING, ""), routed)
         except OrlopError as error:
             raise DriverError(
                 f"{_FAILED}driver failed programming external connectivity on endpoint "
@@ -254,7 +256,7 @@ class Attachments:
 
     # --- start of the daemon ----------------------------------------------------------------------------------------
 
-    async def restore(self, sandboxes: Sequence[Sandbox]) -> None:
+    async def restore(self, sandboxes: Sequence[Sandbox], used: Collection[str] = ()) -> None:
         """Restore the endpoints of running containers when the daemon starts. Does not call `changed`, because a names table
         without all members breaks name lookups of running containers."""
         by_driver: dict[str, list[AttachedEndpoint]] = {network.record.driver: [] for network in self._networks.values()}
@@ -271,6 +273,8 @@ class Attachments:
                 self._add_members(sandbox)
             except Exception:  # the addresses of the other containers must still be marked as used
                 _log.exception("cannot restore networks of container %s", sandbox.container_id[:12])
+        for name in used:  # their `restore` removes objects of networks that were never stored
+            by_driver.setdefault(name, [])
         for name, living in by_driver.items():
             # This includes networks that could not be created, because they have rows, and containers may still be running
             # on them.

@@ -216,14 +216,19 @@ class PortAllocator:
         self._taken: dict[tuple[str, int], list[ipaddress.IPv4Address | ipaddress.IPv6Address]] = {}
         self._last = 0
 
-    async def allocate(self, wanted: Sequence[Wanted], default_ip: str = "") -> list[Bound]:
+    async def allocate(self, wanted: Sequence[Wanted], default_ip: str = "", routed: Collection[int] = ()) -> list[Bound]:
         """Take all ports or none. Raises `DriverError` with Docker's message. `default_ip` is the network's default
-        address, for bindings without an address."""
+        address, for bindings without an address. `routed` are the IP versions (4, 6) whose packets reach the container
+        directly. In these versions, published ports take no port of the host, and their `host_port` is 0."""
         found: list[Bound] = []
         ephemeral = _Ephemeral(self._last) if any(not want.low for want in wanted) else None
         try:
             for count, want in enumerate(wanted, 1):
-                found += self._allocate_one(want, default_ip, ephemeral)
+                addresses = self._addresses(want.host_ip, default_ip)
+                direct = [each for each in addresses if (6 if ":" in each else 4) in routed]
+                found += [Bound(PublishedPort(want.protocol, each, 0, want.container_port), None) for each in direct]
+                if addresses := [each for each in addresses if each not in direct]:
+                    found += self._allocate_one(want, addresses, ephemeral)
                 if count % _AT_ONCE == 0:
                     await trio.lowlevel.checkpoint()
         except BaseException:
@@ -238,8 +243,7 @@ class PortAllocator:
             return ["0.0.0.0", "::"] if socket.has_ipv6 and os.path.exists("/proc/sys/net/ipv6") else ["0.0.0.0"]
         return [address]
 
-    def _allocate_one(self, want: Wanted, default_ip: str, ephemeral: _Ephemeral | None) -> list[Bound]:
-        addresses = self._addresses(want.host_ip, default_ip)
+    def _allocate_one(self, want: Wanted, addresses: list[str], ephemeral: _Ephemeral | None) -> list[Bound]:
         failure = "no free port"
         tries = 0
         candidates = range(want.low, want.high + 1) if want.low or ephemeral is None else ephemeral
@@ -289,6 +293,8 @@ class PortAllocator:
     def adopt(self, ports: Iterable[PublishedPort]) -> None:
         """Record the ports of running containers."""
         for port in ports:
+            if not port.host_port:  # the network routes to the container, so no port of the host is taken
+                continue
             self._taken.setdefault((port.protocol, port.host_port), []).append(ipaddress.ip_address(port.host_ip))
 
     def release(self, ports: Iterable[PublishedPort]) -> None:

@@ -19,6 +19,7 @@ import msgspec
 import trio
 
 from orlop_engine.config import Config, defaults
+from orlop_engine.drivers import used_network_drivers
 from orlop_engine.types.containers import EndpointSettings
 from orlop_engine.types.networks import CreateRequest
 from orlop_kernel.events import EventBus
@@ -97,7 +98,7 @@ class Networks:
         try:
             for network in list(self._networks.values()):
                 await self._make(network)
-            await self._attachments.restore(list(sandboxes))
+            await self._attachments.restore(list(sandboxes), used_network_drivers(self._config.exec_root))
             self.names.keep(self._networks)
             # The tables are published only when all members are known, because until then the previous tables are correct
             for network in self._networks.values():

@@ -22,6 +22,7 @@ from orlop_sdk import (
     NotFound,
     OrlopError,
 )
+from orlop_sdk.testing import FakeNetwork
 
 
 def test_unreadable_row_is_quarantined(networks_fixture: Callable[..., None]) -> None:
@@ -31,6 +32,21 @@ def test_unreadable_row_is_quarantined(networks_fixture: Callable[..., None]) ->
         await networks.load()
         await networks.restore([])
         assert h.store.quarantined()[0][:2] == ("networks", "x" * 64)
+
+    networks_fixture(body)
+
+
+def test_drivers_without_networks_restore_the_host(networks_fixture: Callable[..., None]) -> None:
+    """A daemon that died before it stored the first network of a driver may have left objects of the driver."""
+
+    async def body(h: NetworksFixture) -> None:
+        h.drivers["dist:other"] = other = FakeNetwork()
+        for name in ("dist@other", "uninstalled"):
+            (h.root / "run/network-drivers" / name).mkdir(parents=True)
+        networks = Networks(h.store, h.events, h.driver, h.config)  # type: ignore[arg-type]
+        await networks.load()
+        await networks.restore([])
+        assert other.log == [("restore", "0")]
 
     networks_fixture(body)
 

@@ -35,6 +35,8 @@ class Bridge(msgspec.Struct, frozen=True):
     internal: bool = False
     unprotected: frozenset[int] = frozenset()
     """IP versions (4, 6) for which containers can be reached from outside without published ports."""
+    routed: frozenset[int] = frozenset()
+    """IP versions whose packets are routed between containers and other hosts without a translation of addresses."""
     snat: tuple[tuple[str, str], ...] = ()
     """(subnet, source address) for SNAT instead of masquerading."""
 
@@ -98,18 +100,18 @@ def _link_name(network: NetworkSpec, context: NetworkContext) -> str:
     return name
 
 
-def _unprotected(options: Mapping[str, str], internal: bool) -> frozenset[int]:
-    found = set()
+def _gateway_modes(options: Mapping[str, str], internal: bool) -> dict[int, str]:
+    """The gateway mode of each IP version."""
+    found = {}
     for family in (4, 6):
         key = f"bridge.gateway_mode_ipv{family}"
-        mode = options.get(_PREFIX + key, "nat")
-        if mode not in ("", "nat", "nat-unprotected", "isolated"):
+        mode = options.get(_PREFIX + key, "") or "nat"
+        if mode not in ("nat", "nat-unprotected", "routed", "isolated"):
             raise InvalidParameter(f"failed to parse {_PREFIX}{key} value: {mode!r} (unsupported gateway mode)")
         if mode == "isolated" and not internal:
             raise InvalidParameter("gateway mode 'isolated' can only be used for an internal network")
-        if mode == "nat-unprotected":
-            found.add(family)
-    return frozenset(found)
+        found[family] = mode
+    return found
 
 
 def _host_sources(options: Mapping[str, str], subnets: tuple[str, ...]) -> tuple[tuple[str, str], ...]:
@@ -139,6 +141,7 @@ def read_network(network: NetworkSpec, context: NetworkContext) -> Bridge:
         if each.gateway and _wants_address(options, parsed.version):
             addresses.append(f"{ipaddress.ip_address(each.gateway)}/{parsed.prefixlen}")
     snat = _host_sources(options, tuple(subnets))
+    modes = _gateway_modes(options, network.internal)
     _check_unused(options)
     return Bridge(
         network_id=network.id,
@@ -149,6 +152,7 @@ def read_network(network: NetworkSpec, context: NetworkContext) -> Bridge:
         icc=_flag(options, "bridge.enable_icc", True),
         masquerade=_flag(options, "bridge.enable_ip_masquerade", True),
         internal=network.internal,
-        unprotected=_unprotected(options, network.internal),
+        unprotected=frozenset(family for family, mode in modes.items() if mode == "nat-unprotected"),
+        routed=frozenset(family for family, mode in modes.items() if mode == "routed"),
         snat=snat,
     )

@@ -55,6 +55,10 @@ _SETS = {
     "linked6": ("set", "type ipv6_addr . ipv6_addr . inet_proto . inet_service;"),
     "open4": ("set", "type ifname;"),
     "open6": ("set", "type ifname;"),
+    "pinged4": ("set", "type ifname;"),
+    "pinged6": ("set", "type ifname;"),
+    "routed4": ("set", "type ipv4_addr . inet_proto . inet_service;"),
+    "routed6": ("set", "type ipv6_addr . inet_proto . inet_service;"),
     "inside4": ("set", "type ipv4_addr; flags interval;"),
     "inside6": ("set", "type ipv6_addr; flags interval;"),
     "masquerade4": ("set", "type ipv4_addr; flags interval;"),
@@ -108,6 +112,11 @@ _RULES = (
     ("forward", "oifname @bridges ct status dnat accept"),
     ("forward", "meta nfproto ipv4 iifname != @bridges oifname @open4 accept"),
     ("forward", "meta nfproto ipv6 iifname != @bridges oifname @open6 accept"),
+    # Gateway mode `routed`: published ports at the container's own address, and ICMP (as in Docker)
+    ("forward", "oifname @pinged4 meta l4proto icmp accept"),
+    ("forward", "oifname @pinged6 meta l4proto ipv6-icmp accept"),
+    ("forward", "oifname @pinged4 ip daddr . meta l4proto . th dport @routed4 accept"),
+    ("forward", "oifname @pinged6 ip6 daddr . meta l4proto . th dport @routed6 accept"),
     ("forward", "oifname @bridges drop"),
     # Mark packets that Docker need not filter, because neither end is a bridge of another program. The kind of the link is
     # checked for each packet, so Docker's rules apply immediately to a bridge that dockerd makes later, even while orlopd
@@ -142,11 +151,12 @@ def network_elements(bridge: Bridge) -> frozenset[Element]:
     if bridge.internal:
         found.add(Element("internal", name))
     found.update(Element(f"open{family}", name) for family in bridge.unprotected)
+    found.update(Element(f"pinged{family}", name) for family in bridge.routed)
     sources = dict(bridge.snat)
     for subnet in bridge.subnets:
         version = ipaddress.ip_network(subnet).version
         found.add(Element(f"inside{version}", subnet))
-        if bridge.masquerade and not bridge.internal:
+        if bridge.masquerade and not bridge.internal and version not in bridge.routed:
             if subnet in sources:
                 found.add(Element(f"source{version}", subnet, sources[subnet]))
             else:
@@ -194,6 +204,10 @@ def port_elements(endpoint: Endpoint) -> frozenset[Element]:
             raise InvalidParameter(f"cannot publish port {port.container_port}/{port.protocol}: unknown protocol")
         host = ipaddress.ip_address(port.host_ip)
         if host.is_loopback or host.version not in targets:
+            continue
+        if not port.host_port:  # gateway mode `routed`
+            target = f"{targets[host.version]} . {port.protocol} . {int(port.container_port)}"
+            found.add(Element(f"routed{host.version}", target))
             continue
         key = f"{port.protocol} . {int(port.host_port)}"
         value = f"{targets[host.version]} . {int(port.container_port)}"
@@ -282,7 +296,11 @@ def _word(value: Any) -> str:
 
 
 _IFNAME_SETS = frozenset(name for name, (_, body) in _SETS.items() if "ifname" in body)
-_PROTOCOL_AT = {"ports4": 0, "ports6": 0, "ports4_at": 1, "ports6_at": 1, "linked4": 2, "linked6": 2}
+_PROTOCOL_AT = {
+    **dict.fromkeys(("ports4", "ports6"), 0),
+    **dict.fromkeys(("ports4_at", "ports6_at", "routed4", "routed6"), 1),
+    **dict.fromkeys(("linked4", "linked6"), 2),
+}
 
 
 def _key(name: str, raw: Any) -> str:

@@ -279,7 +279,7 @@ class BridgeDriver:
         self._ports[endpoint.id] = wanted
         for version in (4, 6):
             udp = {port.host_port for port in endpoint.ports if port.protocol == "udp" and _version(port.host_ip) == version}
-            if udp:
+            if udp := udp - {0}:
                 forget_udp(version, udp)
 
     def _allow_links(self) -> None:

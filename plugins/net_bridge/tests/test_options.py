@@ -34,7 +34,8 @@ def test_options_configure_the_bridge() -> None:
     assert (bridge.name, bridge.icc, bridge.masquerade, bridge.mtu) == ("br9", False, False, 1300)
     assert bridge.addresses == ("fd00:211::1/64",)
     assert bridge.snat == (("10.211.0.0/16", "192.0.2.9"), ("fd00:211::/64", "2001:db8::9"))
-    assert bridge.unprotected == {6}
+    assert (bridge.unprotected, bridge.routed) == ({6}, frozenset())
+    assert read(FOUR, bridge__gateway_mode_ipv4="routed").routed == {4}
     assert read(FOUR).mtu == 0
     assert (read(FOUR, bridge__default_bridge="1").mtu, read(FOUR, bridge__default_bridge="1").name) == (1450, "orlt0")
     assert read(FOUR, driver__mtu="").mtu == 0
@@ -53,7 +54,7 @@ def test_options_configure_the_bridge() -> None:
         ({"host_ipv4": "x"}, "host_ipv4 value: 'x'"),
         ({"bridge__host_binding_ipv4": "nowhere"}, "host_binding_ipv4 value: 'nowhere'"),
         ({"container_iface_prefix": "much-too-long-a-name"}, "container_iface_prefix value"),
-        ({"bridge__gateway_mode_ipv4": "routed"}, "unsupported gateway mode"),
+        ({"bridge__gateway_mode_ipv4": "router"}, "value: 'router' \\(unsupported gateway mode\\)"),
         ({"bridge__gateway_mode_ipv4": "isolated"}, "can only be used for an internal network"),
         ({"bridge__trusted_host_interfaces": "eth1"}, "is not supported"),
     ],

@@ -39,7 +39,7 @@ def test_options_configure_a_bridge() -> None:
         ("bridge__name", ".."),
         ("driver__mtu", "many"),
         ("bridge__enable_icc", "maybe"),
-        ("bridge__gateway_mode_ipv4", "routed"),
+        ("bridge__gateway_mode_ipv4", "router"),
         ("bridge__gateway_mode_ipv4", "isolated"),
         ("host_ipv4", "1.2.3"),
     ],
@@ -90,6 +90,19 @@ def test_published_ports_become_map_elements() -> None:
     assert _plan.port_elements(both) == {Element("ports6", "tcp . 8080", "fd00::2 . 80")}
     with pytest.raises(InvalidParameter):
         _plan.port_elements(endpoint(PublishedPort("icmp", "0.0.0.0", 1, 1)))
+
+
+def test_routed_networks_open_ports_of_containers() -> None:
+    routed = read_network(spec(bridge__gateway_mode_ipv4="routed"), CONTEXT)
+    assert _plan.network_elements(routed) == {
+        Element("bridges", '"br-0123456789ab"'),
+        Element("talking", '"br-0123456789ab" . "br-0123456789ab"'),
+        Element("inside4", "10.1.0.0/16"),
+        Element("pinged4", '"br-0123456789ab"'),
+    }
+    assert _plan.port_elements(endpoint(PublishedPort("tcp", "0.0.0.0", 0, 80), PublishedPort("udp", "::", 0, 53))) == {
+        Element("routed4", "10.1.0.2 . tcp . 80")
+    }
 
 
 def test_changes_between_two_states_are_minimal() -> None:

@@ -63,7 +63,7 @@ def _endpoint(status: EndpointStatus) -> dict[str, Any]:
 
 def _ports(ports: Mapping[str, Collection[PublishedPort]]) -> dict[str, list[dict[str, str]] | None]:
     return {
-        port: [{"HostIp": each.host_ip, "HostPort": str(each.host_port)} for each in published] or None
+        port: [{"HostIp": each.host_ip, "HostPort": str(each.host_port or "")} for each in published] or None
         for port, published in ports.items()
     }
 
@@ -99,5 +99,5 @@ def published_ports(found: ContainerNetworks) -> list[dict[str, Any]]:
     for port, published in sorted(found.ports.items()):
         number, _, protocol = port.partition("/")
         base = {"PrivatePort": int(number), "Type": protocol or "tcp"}
-        out += [{"IP": each.host_ip, "PublicPort": each.host_port, **base} for each in published] or [base]
+        out += [{"IP": each.host_ip, "PublicPort": each.host_port, **base} for each in published if each.host_port] or [base]
     return out
