@@ -234,3 +234,17 @@ def test_image_without_files_is_exported(shared: Engine) -> None:
         assert shared.ok("image", "inspect", "-f", "{{.Config.Env}} {{len .RootFS.Layers}}", "tb-empty") == "[A=b] 0"
     finally:
         shared.ok("image", "rm", "tb-empty")
+
+
+def test_layers_of_a_context_are_reproducible(client: Client) -> None:
+    """Also without SOURCE_DATE_EPOCH, if no directory gets the time of the build, as in dockerd."""
+    (client.directory / "dir").mkdir()
+    (client.directory / "dir" / "a").write_text("a")
+    (client.directory / "Dockerfile").write_text(
+        "FROM busybox\nCOPY file /copied\nCOPY dir /etc\nADD --chmod=600 file /usr/\n"
+    )
+    layers = set()
+    for _ in range(2):
+        client.ok("build", "--no-cache", "-t", "tb-again", ".")
+        layers.add(client.ok("image", "inspect", "-f", "{{.RootFS.Layers}}", "tb-again").out)
+    assert len(layers) == 1
