@@ -82,6 +82,7 @@ def test_flag_h_prints_help(daemon: RecordedDaemon, orlop: Any) -> None:
 
 
 def test_prune_does_not_promise_named_volumes(orlop: Any) -> None:
+    """The help of `system prune` must not say that the command removes named volumes."""
     text = orlop("system", "prune", "--help").out
     assert "everything no container uses" not in text
     assert "also unused images and unused anonymous volumes" in text

@@ -105,6 +105,7 @@ def test_missing_helper_ends_a_login_but_not_a_pull(orlop: Any, daemon: Recorded
 
 
 def test_broken_config_warns_and_is_kept(orlop: Any, daemon: RecordedDaemon, tmp_path: Path) -> None:
+    """If config.json is not valid JSON, commands print a warning, and a login fails and does not overwrite the file."""
     (tmp_path / "config.json").write_text("{broken")
     daemon.on("GET", "/containers/json", answer([]))
     done = orlop("ps", "-q")
@@ -137,6 +138,7 @@ def test_wrong_flags_send_nothing(
     [("", HUB), ("docker.io", HUB), ("http://reg:5000", "reg:5000"), ("https://reg/v1/", "reg"), ("ghcr.io", "ghcr.io")],
 )
 def test_key_of_a_registry(server: str, key: str) -> None:
+    """The key in config.json under which the credentials of a registry are stored."""
     assert registry_key(server) == key
 
 

@@ -130,6 +130,7 @@ def test_a_redirect_does_not_pass_on_the_password(
 
 @pytest.mark.parametrize("realm", ["", "file:///etc/passwd", "ftp://127.0.0.1/token"])
 def test_a_token_service_needs_http(inspect: Callable[[str], Any], registry: FakeRegistry, realm: str) -> None:
+    """The address of a token service must be an HTTP or HTTPS URL."""
     registry.answers["GET /v2/"] = (401, {"WWW-Authenticate": f'Bearer realm="{realm}",service="s"'}, b"")
     assert f"names a token service without TLS: {realm!r}" in inspect("app:1").err
 

@@ -51,11 +51,13 @@ def test_all_logs_continue_after_an_unreadable_log(daemon: RecordedDaemon, orlop
 
 
 def test_logs_refuses_no_name_and_names_with_all(orlop: Any) -> None:
+    """`orlop logs` needs either names or `--all`, and refuses both together."""
     assert "requires at least 1 argument" in orlop("logs").err
     assert "not both" in orlop("logs", "--all", "web").err
 
 
 def test_times_with_fewer_digits_are_ordered() -> None:
+    """The fraction of a second may have any number of digits."""
     (lines, _) = split_lines(iter([b"2026-01-01T00:00:01.1Z b\n2026-01-01T00:00:01.05Z a\n2026-01-01T00:00:01Z z\n"]), False)
     assert sorted(lines, key=lambda line: line.stamp) == [lines[2], lines[1], lines[0]]
 
@@ -118,4 +120,5 @@ def test_wait_fails_if_the_container_cannot_become_healthy(
 
 
 def test_timeout_of_wait_needs_healthy(orlop: Any) -> None:
+    """`orlop wait` accepts `--timeout` only together with `--healthy`."""
     assert "needs --healthy" in orlop("wait", "--timeout", "3", "db").err

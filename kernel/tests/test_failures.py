@@ -67,6 +67,7 @@ def test_a_failed_request_leaves_no_reference_to_its_body(failing: Callable[[Bod
 
 
 def test_tracebacks_of_errors_in_a_cycle_are_forgotten() -> None:
+    """Two errors can be each other's context."""
     first, second = ValueError(), ValueError()
     first.__context__, second.__context__ = second, first
     forget_frames(first)

@@ -318,6 +318,7 @@ def test_source_date_epoch_makes_builds_reproducible(client: Client) -> None:
 
 
 def test_an_image_that_is_pushed_alone_stays_out_of_the_store(client: Client, registry: Registry) -> None:
+    """With `push=true,store=false`, the image is pushed but not stored."""
     name = f"{registry.host}/tb/alone:1"
     client.run("buildx", "build", "-o", f"type=image,name={name},push=true,store=false", "--provenance=false", ".")
     assert client.run("image", "inspect", name).code != 0

@@ -150,6 +150,7 @@ def test_an_archive_that_does_not_fit_is_not_read_to_its_end(disk: Path) -> None
 
 @pytest.mark.parametrize("kind", [docker_archive, oci_archive])
 def test_an_image_in_an_archive_does_not_fit(disk: Path, kind: Callable[[dict[str, Image]], bytes]) -> None:
+    """The load fails before a layer of the image is unpacked."""
     large, small = kind({"app:v1": app(9 * MB)}), kind({"app:v1": app(6 * MB)})
 
     async def test(images: ImagesFixture, registry: Hostile) -> None:
@@ -175,6 +176,8 @@ def test_the_reserve_of_large_disks_is_bounded(tmp_path: Path, monkeypatch: pyte
 
 
 def test_least_unpacked_size_comes_from_the_gzip_trailer_or_the_length(tmp_path: Path) -> None:
+    """The minimum of a layer's unpacked size, computed before the layer is unpacked."""
+
     def least(data: bytes) -> int:
         path = tmp_path / "layer"
         path.write_bytes(data)

@@ -371,6 +371,7 @@ def test_boot_after_a_crash_stops_containers_without_live_restore(fresh: Callabl
 
 
 def test_containers_start_when_the_daemon_starts_after_those_they_depend_on(fresh: Callable[..., Engine]) -> None:
+    """A starting daemon starts a container after the containers to which it is linked or whose network it uses."""
     engine = fresh({"shutdown-timeout": 3})
     options = ("-d", "--restart", "always", "--stop-timeout", "0")
     for number in range(3):

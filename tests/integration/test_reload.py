@@ -223,6 +223,7 @@ def test_settings_that_running_containers_depend_on_cannot_be_changed(fresh: Cal
 
 
 def test_containers_route_by_the_default_gateway_of_the_file(fresh: Callable[..., Engine]) -> None:
+    """Containers use the key `default-gateway` of daemon.json; the API uses `min-api-version`."""
     config = {**FIRST, "bip": "10.98.97.1/24", "default-gateway": "10.98.97.9", "min-api-version": "1.40"}
     engine = fresh(config)
     found = json.loads(engine.ok("network", "inspect", "bridge"))[0]["IPAM"]["Config"][0]

@@ -66,6 +66,7 @@ def test_attach_gets_only_requested_streams(engine: Engine, name: str) -> None:
 
 
 def test_stdin_once_closes_the_input_for_all_clients(engine: Engine, name: str) -> None:
+    """With `StdinOnce`, the end of one client's input ends the container's input, even if other clients are attached."""
     create(engine, name, "cat", OpenStdin=True, StdinOnce=True)
     start(engine, name)
     first, second = (Hijacked(engine, f"/containers/{name}/attach?stream=1&stdin=1&stdout=1") for _ in range(2))

@@ -314,6 +314,8 @@ def test_container_inherits_only_standard_descriptors_and_no_signal_masks(top: P
 
 
 def test_answer_to_a_cancelled_spawn_is_not_taken_for_the_next(top: Path) -> None:
+    """The zygote still answers the cancelled request. The next request must not get this answer."""
+
     async def test(host: MonitorHost, zygote: Zygote) -> None:
         assert (await host.run(["true"]))[0].exit
         with trio.move_on_after(0) as scope:

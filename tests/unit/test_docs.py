@@ -272,6 +272,7 @@ _UNWANTED = {
 
 @pytest.mark.parametrize("what", [*_UNWANTED])
 def test_no_file_has_a_private_path_an_index_host_or_a_task_left(what: str) -> None:
+    """Files of the project contain no path of a developer's machine, no package index, and no note about unfinished work."""
     unwanted = re.compile(_UNWANTED[what])
     texts = ("dev", ".py", ".md", ".toml", ".txt", ".in", ".json", ".service", ".socket", ".sh", ".yml", "LICENSE", "NOTICE")
     found = [str(path.relative_to(ROOT)) for path in _tracked(*texts) if unwanted.search(path.read_text())]

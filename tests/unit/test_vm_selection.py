@@ -11,6 +11,7 @@ ROOT = Path(__file__).parents[2]
 
 
 def test_every_word_selects_a_test_of_its_file() -> None:
+    """Each word in `CHOSEN` occurs in the name of a test."""
     for name, words in CHOSEN.items():
         found = re.findall(r"^def (test_\w+)\(", (ROOT / f"tests/integration/test_{name}.py").read_text(), re.MULTILINE)
         for word in words.split():

@@ -327,6 +327,8 @@ def test_unknown_files_are_not_garbage_while_rows_may_be_missing() -> None:
 
 
 def test_only_the_damage_of_the_database_is_reported() -> None:
+    """If the database cannot be read, the check of the engine reports nothing."""
+
     def spoil(facts: Facts) -> None:
         facts.database = Examined({table: {} for table in TABLES}, damage=("malformed",))
 

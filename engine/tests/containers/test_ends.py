@@ -90,6 +90,8 @@ class Volumes:
 
 @pytest.mark.parametrize("by", ["the end of --rm", "rm -v"])
 def test_destroy_event_follows_the_row_and_the_answer_follows_the_files(tmp_path, monkeypatch, by):
+    """The event is published after the row was deleted. The request is answered after the files were removed."""
+
     async def main():
         async with (
             engine_fixture(tmp_path, monkeypatch, auto_remove=by == "the end of --rm") as h,

@@ -34,6 +34,9 @@ def test_start_is_recorded_with_its_pid(tmp_path, monkeypatch):
 
 
 def test_start_waits_for_the_boots_start_of_a_needed_container(tmp_path, monkeypatch):
+    """A starting daemon is about to start a container that the new container needs. The start of the new container waits for
+    this."""
+
     async def main():
         async with engine_fixture(tmp_path, monkeypatch, network_mode=f"container:{OTHER}") as h:
             h.add("db", OTHER).owed_start = tried = trio.Event()

@@ -60,6 +60,8 @@ def test_sandbox_records_whether_iptables_is_on(networks_fixture: Callable[..., 
 
 
 def test_bridge_none_removes_the_default_network(networks_fixture: Callable[..., None]) -> None:
+    """If the key `bridge` is `none`, there is no network `bridge`."""
+
     async def body(h: NetworksFixture) -> None:
         with pytest.raises(NotFound, match=r"^network bridge not found$"):
             h.networks.resolve("bridge")

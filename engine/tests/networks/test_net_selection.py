@@ -14,6 +14,8 @@ from orlop_sdk import (
 
 
 def test_only_requested_networks_are_pinned(networks_fixture: Callable[..., None]) -> None:
+    """A new container gets exactly the networks that its create request names."""
+
     async def body(h: NetworksFixture) -> None:
         await h.networks.create(request("inner", internal=True))
         assert h.networks.pin("", {}) == ("bridge", asked("bridge"))
@@ -31,6 +33,8 @@ def test_only_requested_networks_are_pinned(networks_fixture: Callable[..., None
 
 
 def test_names_are_pinned_to_their_networks(networks_fixture: Callable[..., None]) -> None:
+    """Later objects with other names or ids do not change which network a name in a create request means."""
+
     async def body(h: NetworksFixture) -> None:
         mine = await h.networks.create(request("mine"))
         assert h.networks.pin(mine.id[:6], asked(mine.id[:6], "mine")) == (mine.id, asked("mine"))

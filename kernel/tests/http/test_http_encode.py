@@ -19,6 +19,7 @@ def test_parts_of_an_answer_come_in_order() -> None:
 
 
 def test_date_is_an_imf_fixdate_and_moves(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The header Date has the form of RFC 9110, and changes every second."""
     for now, text in ((784111777.9, b"Sun, 06 Nov 1994 08:49:37 GMT"), (784111778.0, b"Sun, 06 Nov 1994 08:49:38 GMT")):
         monkeypatch.setattr("time.time", lambda now=now: now)
         assert b"Date: " + text + b"\r\n" in encode.whole("1.1", 200, (), b"", head_only=False, keep=True)

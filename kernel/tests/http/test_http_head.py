@@ -106,6 +106,7 @@ def test_expect_header_is_used_only_with_a_body() -> None:
 
 
 def test_one_parser_reads_many_heads_also_behind_bodies_and_upgrades() -> None:
+    """The same parser reads the next request, even after a request with a body or an upgrade."""
     parser = HeadParser(LIMITS)
     for method, headers in (
         (b"GET", b""),

@@ -108,6 +108,7 @@ def test_unknown_paths_are_page_not_found(method: str, path: str) -> None:
 
 @pytest.mark.parametrize("path", ["/_ping", "/v1.43/x", "*", "/"])
 def test_options_answers_with_an_empty_body(path: str) -> None:
+    """The HTTP method OPTIONS."""
     answer = ask(API, "OPTIONS", path)
     assert isinstance(answer, Response)
     assert (answer.status, answer.body) == (200, b"")
@@ -134,6 +135,7 @@ def test_unsupported_versions_are_refused(version: str, text: str) -> None:
 
 @pytest.mark.parametrize("version", [".", "...", "1", "1..", "0.0.0"])
 def test_malformed_versions_are_too_old(version: str) -> None:
+    """As in Docker, the error for a malformed API version says that the version is too old."""
     status, text = message(ask(API, "GET", f"/v{version}/_ping"))
     assert status == 400
     assert "is too old" in text

@@ -42,6 +42,7 @@ def stored(engine: Engine, digest: str) -> Any:
 
 @trio_test
 async def test_push_sends_documents_before_those_that_name_them(engine: Engine) -> None:
+    """An index is sent after the manifests that it lists."""
     attributes = {"name": "example.com/a:1", "push": "true", "annotation.k": "v", "annotation-index.i": "w"}
     answer, _ = await exported(engine, Export("image", attributes), "linux/amd64", "linux/arm64")
     ((name, manifests, _),) = engine.backend.pushed

@@ -318,6 +318,8 @@ async def test_early_error_stops_the_sender() -> None:
 
 @trio_test
 async def test_answer_ends_a_call_whose_request_is_incomplete() -> None:
+    """The server ends the call when its handler returns, even if the client has not finished its request."""
+
     async def handler(call: Call) -> None:
         await call.send(b"answer")
 
@@ -331,6 +333,7 @@ async def test_answer_ends_a_call_whose_request_is_incomplete() -> None:
 
 @trio_test
 async def test_already_read_bytes_are_processed_first() -> None:
+    """A connection can begin with bytes that were read from the stream earlier."""
     near, far = streams()
     client, server = Connection(near, client=True), Connection(far, handlers={"/e": echo})
     with trio.fail_after(10):

@@ -49,6 +49,7 @@ def test_image_without_layers_is_created_now() -> None:
 
 
 def test_epoch_limits_all_times() -> None:
+    """With SOURCE_DATE_EPOCH, no time in the history of the image is later."""
     layers = [BuiltLayer("sha256:0"), BuiltLayer("sha256:1", 2e9)]
     assert history([BASE, LAYER, METADATA], layers, now=3e9, epoch=1_500_000_000) == (
         [OLD, "2017-07-14T02:40:00Z", "2017-07-14T02:40:00Z"],

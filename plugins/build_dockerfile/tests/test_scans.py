@@ -27,6 +27,7 @@ def scans(dockerfile: str, **args: str) -> Scans:
 
 @pytest.mark.parametrize("value", ["1", "t", "T", "true", "TRUE", "True", "b,one", "one"])
 def test_a_stage_is_selected(value: str) -> None:
+    """With this value of the build argument, the scanner also reads the stage."""
     found = scans(f"FROM busybox AS One\nARG {STAGE}={value}\nRUN true\nFROM busybox\nCOPY --from=one /a /\n")
     assert list(found.outputs) == ["one"]
     (output,) = imported_outputs(found.graph, filter(None, found.outputs.values()))
@@ -35,6 +36,7 @@ def test_a_stage_is_selected(value: str) -> None:
 
 @pytest.mark.parametrize("value", ["0", "f", "F", "false", "FALSE", "False", "", "two", " one", "yes"])
 def test_a_stage_is_not_selected(value: str) -> None:
+    """With this value of the build argument, the scanner does not read the stage."""
     text = f"ARG {STAGE}=true\nFROM busybox AS one\nARG {STAGE}={value}\nRUN true\nFROM busybox\nCOPY --from=one /a /\n"
     assert not scans(text).outputs
 

@@ -159,6 +159,7 @@ async def test_two_readers_of_an_upload_share_its_content(engine: Engine) -> Non
 
 @pytest.mark.parametrize("size", [10, 3 << 20], ids=["short", "long"])
 def test_files_of_a_request_are_root_s_and_those_of_other_clients_are_the_archive_s(engine: Engine, size: int) -> None:
+    """Files of a build request belong to root. Files that other clients upload have the owners in the archive."""
     body = archive({"f": bytes(size)})
 
     async def main() -> None:

@@ -19,12 +19,14 @@ def test_missing_pytest_is_named_with_the_command_that_installs_it(monkeypatch: 
 
 
 def test_kinds_that_need_root_say_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without root, the check of such a driver fails with a message."""
     monkeypatch.setattr(os, "geteuid", lambda: 1000)
     with pytest.raises(Unavailable, match="the tests of network drivers need root"):
         check.run("bridge", "network")
 
 
 def test_kind_of_a_name_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    """`check` finds the kind of a driver by the driver's name, and refuses ambiguous names."""
     names = {"storage": ["vfs"], "volume": ["local"], "log": ["local", "a:twin", "b:twin"]}
     monkeypatch.setattr(discovery, "installed", lambda kind: names.get(kind, []))
     assert check.which_kind("vfs") == "storage"

@@ -205,6 +205,7 @@ def test_closed_scopes_are_refused_and_open_ones_allowed() -> None:
 
 
 def test_every_scope_has_a_check() -> None:
+    """The guard has a check for each value of `Scope`."""
     known = {Scope.OPEN, Scope.ABSENT, Scope.CLOSED, *judge()._by_route}
     assert known == set(Scope)
 
@@ -299,6 +300,7 @@ def test_links_of_a_connect_are_checked(link: str) -> None:
 
 
 def test_removed_link_belongs_to_its_parent() -> None:
+    """A client may remove a link (`DELETE /containers/PARENT/ALIAS?link=1`) only if it may access the parent."""
     asked = {"link": ["1"]}
     for text in ("mine/alias", "/mine/alias"):
         made = judged(judge(), call("/containers/{id}", query=asked, id=text), Scope.CONTAINER)
@@ -370,6 +372,7 @@ def test_label_without_a_value_must_be_present() -> None:
 
 
 def test_an_exec_belongs_to_its_container() -> None:
+    """A client may use an exec only if it may access the container of the exec."""
     judged(judge(), call("/exec/{id}/start", id="mine"), Scope.EXEC)
     with pytest.raises(Denied, match="container theirs is outside"):
         judged(judge(), call("/exec/{id}/start", id="theirs"), Scope.EXEC)

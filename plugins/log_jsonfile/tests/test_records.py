@@ -114,6 +114,7 @@ def test_damaged_records_are_skipped() -> None:
 
 
 def test_record_without_log_is_empty() -> None:
+    """A record without the member `log` is an entry without text."""
     [record] = JsonRecords().decode(b'{"stream":"stderr","time":"2024-01-01T00:00:00Z"}\n')
     assert (record.stream, record.data) == ("stderr", b"")
 

@@ -179,6 +179,9 @@ def test_audit_log_has_calls_of_disconnected_clients(tmp_path: Path) -> None:
 
 
 def test_body_read_for_plugins_keeps_its_limit() -> None:
+    """A body that was read for an authorization plugin can be read again by the handler, with the handler's limit of
+    size."""
+
     async def main() -> None:
         body = _BufferedBody(b"12345")
         with pytest.raises(BodyError, match="5 bytes, at most 4 are allowed"):

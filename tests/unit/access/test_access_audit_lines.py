@@ -80,6 +80,9 @@ def test_required_audit_log_delays_changes_alone(tmp_path: Path) -> None:
 
 
 def test_withheld_answer_says_what_was_done(tmp_path: Path) -> None:
+    """If a plugin denies the answer of a request that was carried out, the audit log has the status and the created
+    object."""
+
     async def handler(call: Call) -> Answer:
         return json_response({"Id": "made"}, 201)
 

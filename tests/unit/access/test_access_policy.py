@@ -57,6 +57,7 @@ def test_no_exec_role_cannot_run_commands_in_containers() -> None:
 
 
 def test_label_scopes_decide_every_route_of_objects() -> None:
+    """Only routes that concern no object are open to listeners with labels without a check."""
     unjudged = {route for route, rule in ROUTES.items() if rule.scope is Scope.OPEN}
     assert not [route for route in unjudged if "{id}" in route]
     assert unjudged == {

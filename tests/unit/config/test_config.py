@@ -90,6 +90,8 @@ def test_file_values_arrive_in_their_types(write: Any) -> None:
 
 
 def test_zero_values_in_the_file_set_nothing_but_stop_timeout_and_booleans(write: Any) -> None:
+    """As in dockerd, 0 or "" means that a key is not set. Exceptions are `default-stop-timeout` and keys with a boolean
+    value."""
     config = configured(
         write({"mtu": 0, "log-level": "", "shutdown-timeout": 0, "default-stop-timeout": 0, "iptables": False, "dns": None})
     )
@@ -400,6 +402,7 @@ def test_repeated_key_is_warned_about_and_the_last_one_counts(write: Any) -> Non
 
 
 def test_lines_are_those_of_keys_not_of_values_or_members() -> None:
+    """The line number of a key is found even if the same word occurs in a value or in another object."""
     text = '{\n "log-opts": {"mtu": "1", "x": "\\"mtu\\": {"},\n "labels": ["mtu"], "mtu":\n 5}'
     assert dict(key_lines(text)) == {"log-opts": 2, "log-opts.mtu": 2, "log-opts.x": 2, "labels": 3, "mtu": 3}
 

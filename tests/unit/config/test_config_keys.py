@@ -140,6 +140,7 @@ def test_an_unknown_key_stays_an_error(loaded: Callable[..., Loaded]) -> None:
 
 
 def test_a_key_of_a_plugin_that_is_not_selected_names_the_plugin(loaded: Callable[..., Loaded]) -> None:
+    """The error for such a key says which plugin has the key."""
     said = refused(loaded, quota_dir="/x")
     assert 'quota-dir (line 3; a key of the plugin "quota", which is not in services, front-ends or guards)' in said
 

@@ -165,6 +165,8 @@ def test_documents_are_pushed_and_fetched(tmp_path: Path) -> None:
 
 
 def test_an_archive_has_all_that_its_root_names(tmp_path: Path) -> None:
+    """The archive contains all blobs to which its root manifest refers."""
+
     async def test(artifacts: Artifacts, api: ImagesFixture) -> None:
         parts = {data: await artifacts.put("a", data) for data in (b"manifest", b"config", b"layer")}
         root, config, blob = (Descriptor(found, len(data), MANIFEST) for data, found in parts.items())
@@ -201,6 +203,8 @@ def test_an_archive_has_all_that_its_root_names(tmp_path: Path) -> None:
     ],
 )
 def test_layers_in_another_form_do_not_change_images(tmp_path: Path, recipe: Recipe, magic: bytes) -> None:
+    """A layer is compressed in another form for an export."""
+
     async def main(host: str) -> None:
         await trio.to_thread.run_sync(push, host, "app", "1", APP)
         async with open_images(str(tmp_path)) as api:

@@ -434,6 +434,7 @@ def test_row_of_a_name_survives_encoding(record: NameRecord) -> None:
 
 
 def test_row_of_no_image_is_refused() -> None:
+    """The row of a name must refer to an image."""
     for row in (b'{"images":[]}', b"{}", b"{", b"\xff"):
         with pytest.raises(ValueError, match=r"."):
             decode_name(row)

@@ -66,6 +66,8 @@ def test_target_of_a_name_is_its_index_or_manifest(tmp_path: Path) -> None:
 
 
 def test_known_targets_are_limited_and_damage_is_no_error(tmp_path: Path) -> None:
+    """The cache of targets is bounded. An image whose manifest is damaged has no target."""
+
     async def main() -> None:
         async with open_images(str(tmp_path)) as images:
             await load(images, oci_archive({"docker.io/library/plain:x": PLAIN}))

@@ -195,6 +195,8 @@ def test_unusable_oci_layout_is_ignored(tmp_path: Path, absent: list[Blob]) -> N
 
 
 def test_names_only_in_manifest_json_are_loaded(tmp_path: Path) -> None:
+    """The archive also has an index, which does not contain these names."""
+
     async def test(images: ImagesFixture) -> None:
         found = members(ALL.archive(NAME, docker=MINE))
         (entry,) = json.loads(found["manifest.json"])

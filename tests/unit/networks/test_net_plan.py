@@ -50,6 +50,7 @@ def test_invalid_options_are_refused(key: str, value: str) -> None:
 
 
 def test_network_becomes_set_elements() -> None:
+    """The elements of the nftables sets for a network."""
     assert _plan.network_elements(read_network(spec(), CONTEXT)) == {
         Element("bridges", '"br-0123456789ab"'),
         Element("talking", '"br-0123456789ab" . "br-0123456789ab"'),
