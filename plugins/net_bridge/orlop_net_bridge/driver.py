@@ -1,8 +1,8 @@
 """The driver: the order of operations. All methods that are not async run in the network thread.
 
 The driver keeps a copy of the table's wanted content in memory. The copy shows which elements belong to an endpoint. If
-another program flushes the ruleset, the table is restored from the copy. Attach makes the link, then publishes the ports.
-Detach withdraws the ports, then removes the link.
+another program deletes rules, the table is restored from the copy within a second (see `_watch`). Attach makes the link,
+then publishes the ports. Detach withdraws the ports, then removes the link.
 """
 
 from __future__ import annotations
@@ -35,11 +35,13 @@ from ._network import Bridge, read_network
 from ._nft import NftError
 from ._table import Table
 from ._uplinks import gateway_links, uplink_bridges
+from ._watch import Watch
 
 __all__ = ["BridgeDriver"]
 
 _log = logging.getLogger("orlop.networks")
 _LINGER = 1.0
+_PAUSE = 0.2  # seconds; other programs replace their rules in several steps
 
 
 def _version(address: str) -> int:
@@ -77,6 +79,8 @@ class BridgeDriver:
         self._links_allowed: frozenset[_plan.Element] = frozenset()
         self._uplinks: frozenset[_plan.Element] | None = None
         self._audited = Wanted({}, ())
+        self._watch: Watch | None = None
+        self._mending = False
 
     @property
     def capabilities(self) -> NetworkCapabilities:
@@ -151,10 +155,10 @@ class BridgeDriver:
         return self._table
 
     def _close(self) -> None:
-        for held in (self._links, self._table):
+        for held in (self._watch, self._links, self._table):
             if held is not None:
                 held.close()
-        self._links = self._table = None
+        self._watch = self._links = self._table = None
 
     def _wanted(self) -> frozenset[_plan.Element]:
         parts = [_plan.network_elements(bridge) for bridge in self._bridges.values()]
@@ -365,9 +369,45 @@ class BridgeDriver:
         else:
             self._remove_rules()
         self._open_links().remove_strangers(networks, set(self._ports))
+        self._watch_rules()
         for failure in self._reconnect_all(_reachable(wanted)):
             # Only logged, because the daemon must start nevertheless; `audit` reports the failure, too
             _log.error("%s", failure)
+
+    def _watch_rules(self) -> None:
+        table = self._table
+        if table is None or self._watch is not None:
+            return
+        try:
+            self._watch = Watch(table.name, lambda: self._worker.submit(self._mend_later))
+        except OSError as error:
+            _log.warning("rules that other programs delete are restored only at the next start: %s", error.strerror)
+
+    def _mend_later(self) -> None:
+        if not self._mending:
+            self._mending = True
+            self._worker.later(_PAUSE, self._mend)
+
+    def _mend(self) -> None:
+        """Restore what another program deleted from this daemon's table and from Docker's chain."""
+        self._mending = False
+        table, bridges = self._table, self._bridge_names()
+        if table is None or not bridges:
+            return
+        try:
+            listing = table.listing()
+            lost = not table.is_whole(listing) or self._wanted() - (_plan.read_elements(listing) or frozenset())
+            if lost:
+                table.rebuild(self._wanted())
+            if lacking := table.not_admitted(bridges):
+                table.admit(lacking)
+        except DriverError as error:
+            _log.error("another program deleted rules of table %s: %s", table.name, error)
+            return
+        if lost:
+            _log.warning("another program deleted rules of table %s; they are restored", table.name)
+        if lacking:
+            _log.info("the chain DOCKER-USER has the accept rules of bridges %s again", ", ".join(lacking))
 
     def _remove_rules(self) -> None:
         """Remove rules of an earlier daemon that ran with iptables on. These rules forward ports to addresses that other

@@ -76,6 +76,11 @@ class Worker:
         value: T = await trio.lowlevel.wait_task_rescheduled(abort)
         return value
 
+    def submit(self, function: Callable[[], Any]) -> None:
+        """Run `function` after the functions that are queued already. May be called in any thread. Nobody gets the result or
+        the exception."""
+        self._queue.put(lambda: outcome.capture(function))
+
     def later(self, seconds: float, function: Callable[[], Any]) -> None:
         """Run `function` once after `seconds`, or at `close`. Call it only in the thread."""
         heapq.heappush(self._timers, (time.monotonic() + seconds, next(self._order), function))
