@@ -227,3 +227,41 @@ def test_inspect_shows_the_same_as_dockerd(sides: tuple[Side, Side], remote: Rem
                 side.api("DELETE", f"/containers/{name}?force=1")
             assert side.api("DELETE", f"/networks/{made}")[0] == 204
     assert list(differences(*shown)) == []
+
+
+@needs_dockerd
+def test_configuration_only_networks_are_like_in_dockerd(sides: tuple[Side, Side], remote: Remote) -> None:
+    """The settings of `parity-cfg` become those of the network that is made from it."""
+    shown = []
+    ipam = {"Config": [{"Subnet": f"{remote.subnet}.0/24"}]}
+    template = {"Name": "parity-cfg", "ConfigOnly": True, "Options": {"parent": remote.parent}, "IPAM": ipam}
+    source = {"Network": "parity-cfg"}
+    requests: list[tuple[str, str, Any]] = [
+        ("POST", "/networks/create", template),
+        ("POST", "/networks/create", {"Name": "x", "ConfigOnly": True, "Internal": True}),
+        ("POST", "/networks/create", {"Name": "x", "ConfigOnly": True, "ConfigFrom": source}),
+        ("POST", "/networks/create", {"Name": "x", "ConfigFrom": {"Network": "nosuch"}}),
+        ("POST", "/networks/create", {"Name": "x", "ConfigFrom": {"Network": "bridge"}}),
+        ("POST", "/networks/create", {"Name": "x", "ConfigFrom": source, "Options": {"a": "b"}}),
+        ("POST", "/networks/create", {"Name": "x", "ConfigFrom": source, "IPAM": ipam}),
+        ("POST", "/networks/create", {"Name": "x", "ConfigFrom": source, "Labels": {"a": "b"}}),
+        ("POST", "/networks/create", {"Name": "x", "ConfigFrom": source, "EnableIPv6": True}),
+        ("POST", "/networks/create", {"Name": "parity-made", "Driver": "macvlan", "ConfigFrom": source}),
+        ("GET", "/networks/parity-cfg", None),
+        ("GET", "/networks/parity-made", None),
+        ("POST", "/networks/parity-cfg/connect", {"Container": "plain"}),
+        ("DELETE", "/networks/parity-cfg", None),
+        ("DELETE", "/networks/parity-made", None),
+        ("DELETE", "/networks/parity-cfg", None),
+    ]
+    for side in sides:
+        answers = []
+        for method, path, body in requests:
+            status, answer = side.api(method, path, body)
+            if isinstance(answer, dict):
+                answer.pop("EnableIPv4", None)  # new in API 1.48
+                for config in answer.get("IPAM", {}).get("Config", ()):
+                    config.pop("Gateway", None)  # dockerd 26.1 does not show a gateway that it has chosen
+            answers.append((f"{method} {path}", status, side.plain(answer)))
+        shown.append(answers)
+    assert [pair for pair in zip(*shown, strict=True) if pair[0] != pair[1]] == []

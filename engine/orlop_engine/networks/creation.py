@@ -8,25 +8,28 @@ import ipaddress
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
+import msgspec
 from msgspec import UNSET
 
 from orlop_engine.config import Config, defaults
-from orlop_engine.types.networks import CreateRequest, IPAMConfig
+from orlop_engine.types.networks import IPAM, CreateRequest, IPAMConfig
 from orlop_sdk import Forbidden, InvalidParameter
 from orlop_sdk.numbers import parse_bool
 
 from .ipam import DEFAULT_POOLS, AddressPool, IPNetwork, check_overlap, find_subnet, parse_address, parse_subnet
-from .records import SubnetRecord
+from .records import NetworkRecord, SubnetRecord
 
 __all__ = [
     "PREDEFINED",
     "Choice",
     "address_pools",
+    "apply_template",
     "check_request",
     "choose_subnets",
     "families",
     "overlapping",
     "subnets_outside_pools",
+    "template_subnets",
     "ula_pool",
 ]
 
@@ -65,10 +68,53 @@ def check_request(request: CreateRequest) -> None:
         raise Forbidden(f"operation is not permitted on predefined {request.name} network ")
     if request.ingress or request.scope == "swarm":
         raise Forbidden("This node is not a swarm manager. Swarm-scoped networks are not available")
-    if request.config_only or (request.config_from and request.config_from.network):
-        raise InvalidParameter("configuration-only networks are not supported")
+    if request.config_only:
+        _check_template(request)
     if request.ipam and request.ipam.driver not in ("", "default"):
         raise InvalidParameter(f"could not find IPAM driver {request.ipam.driver}: only the default one is available")
+
+
+def _check_template(request: CreateRequest) -> None:
+    if request.config_from and request.config_from.network:
+        raise Forbidden("a configuration network cannot depend on another configuration network")
+    if request.ingress or request.internal or request.attachable or request.scope:
+        raise Forbidden(
+            "configuration network can only contain network specific fields. Network operator fields like "
+            "[ ingress | internal | attachable | scope ] are not supported."
+        )
+
+
+def template_subnets(request: CreateRequest) -> tuple[SubnetRecord, ...]:
+    """The subnets of a configuration-only network, as the request has them. Raises `InvalidParameter`."""
+    configs = (request.ipam.config or ()) if request.ipam else ()
+    for config in configs:
+        if config.subnet:
+            parse_subnet(config.subnet)
+    return tuple(
+        SubnetRecord(each.subnet, each.gateway, each.ip_range, dict(each.auxiliary_addresses or {}), True)
+        for each in configs
+    )
+
+
+def apply_template(request: CreateRequest, template: NetworkRecord) -> CreateRequest:
+    """The request with the settings of a configuration-only network. Raises `Forbidden` if the request has such settings
+    itself."""
+    ipam = request.ipam or IPAM()
+    if ipam.driver not in ("", "default") or ipam.options or ipam.config or request.labels or request.enable_ipv6 is True:
+        raise Forbidden("user specified configurations are not supported if the network depends on a configuration network")
+    if request.options:
+        raise Forbidden("network driver options are not supported if the network depends on a configuration network")
+    configs = [
+        IPAMConfig(each.subnet, each.ip_range, each.gateway, dict(each.auxiliary) or None) for each in template.template
+    ]
+    return msgspec.structs.replace(
+        request,
+        ipam=IPAM(options=template.ipam_options, config=configs),
+        options=dict(template.options),
+        labels=dict(template.labels),
+        enable_ipv4=template.ipv4,
+        enable_ipv6=template.ipv6,
+    )
 
 
 def _asked(request: CreateRequest) -> Iterator[tuple[str, IPNetwork]]:

@@ -31,6 +31,7 @@ NONE_IS_ALONE = "container cannot be connected to multiple networks with one of 
 SHARED_NAMESPACE = (
     "container sharing network namespace with another container or host cannot be connected to any other network"
 )
+CONFIG_ONLY = "cannot create endpoint on configuration-only network"
 HOST_NETWORK_FIXED = "container cannot be disconnected from host network or connected to host network"
 _INVALID = "invalid endpoint settings:\n"
 

@@ -43,7 +43,9 @@ class SubnetRecord(msgspec.Struct, frozen=True):
 
 
 class NetworkRecord(msgspec.Struct, frozen=True, kw_only=True):
-    """A row of the table `networks`; the key is `id`. Times are Unix ns."""
+    """A row of the table `networks`; the key is `id`. Times are Unix ns. A network with `config_only` has only settings for
+    other networks, which name it in `config_from`. Its subnets are in `template`, as a user gave them: they may lack a
+    gateway, and are not allocated."""
 
     id: str
     name: str
@@ -59,6 +61,9 @@ class NetworkRecord(msgspec.Struct, frozen=True, kw_only=True):
     internal: bool = False
     attachable: bool = False
     predefined: bool = False
+    config_only: bool = False
+    config_from: str = ""
+    template: tuple[SubnetRecord, ...] = ()
 
 
 class AttachedEndpoint(msgspec.Struct, frozen=True, kw_only=True):

@@ -213,6 +213,10 @@ class Networks:
         async with self._changing:
             if request.name in self._by_name:
                 raise Conflict(f"network with name {request.name} already exists")
+            if request.config_only:
+                return await self._create_template(request)
+            if request.config_from and request.config_from.network:
+                request = creation.apply_template(request, self._template(request.config_from.network))
             driver = await self._drivers(request.driver or defaults.NETWORK_DRIVER)
             if driver.capabilities.predefined_only:
                 raise Forbidden(f'only one instance of "{request.driver}" network is allowed')
@@ -228,6 +232,35 @@ class Networks:
             self._networks[record.id] = self._by_name[record.name] = network
         self._publish("create", record)
         return record
+
+    async def _create_template(self, request: CreateRequest) -> NetworkRecord:
+        """Store a configuration-only network. No driver makes objects for it; as in Docker, inspect shows the driver of the
+        network `none`."""
+        options = dict(request.options or {})
+        ipv4, ipv6 = creation.families(request, options)
+        record = NetworkRecord(
+            id=new_id(),
+            name=request.name,
+            driver=defaults.PREDEFINED_NETWORKS[defaults.NO_NETWORK],
+            created_ns=time.time_ns(),
+            ipam_options=request.ipam.options if request.ipam else None,
+            options=options,
+            labels=request.labels or {},
+            ipv4=ipv4,
+            ipv6=ipv6,
+            config_only=True,
+            template=creation.template_subnets(request),
+        )
+        await self._store.commit([Put("networks", record.id, encode(record))])
+        self._add(record)
+        self._publish("create", record)
+        return record
+
+    def _template(self, name: str) -> NetworkRecord:
+        found = self.known(name)
+        if found is None or not found.config_only:
+            raise NotFound(f'configuration network "{name}" does not exist')
+        return found
 
     def _record(self, request: CreateRequest, able: NetworkCapabilities) -> NetworkRecord:
         driver = request.driver or defaults.NETWORK_DRIVER
@@ -249,6 +282,7 @@ class Networks:
             labels=request.labels or {},
             ipv4=ipv4,
             ipv6=ipv6,
+            config_from=request.config_from.network if request.config_from else "",
             internal=request.internal or bool(able.uplink_option and not options.get(able.uplink_option)),
             attachable=request.attachable,
         )
@@ -260,6 +294,8 @@ class Networks:
             record = network.record
             if record.predefined:
                 raise Forbidden(f"{record.name} is a pre-defined network and cannot be removed")
+            if any(other.record.config_from in (record.id, record.name) for other in self._networks.values()):
+                raise Forbidden(f'error while removing network: configuration network "{record.name}" is in use')
             if network.in_use:
                 users = ", ".join(
                     f'name:"{sandbox.container_name}" id:"{attached.endpoint.id[:12]}"'
@@ -290,7 +326,7 @@ class Networks:
         removed = []
         try:
             for record, in_use in self.records():
-                if record.predefined or in_use or not wanted(record):
+                if record.predefined or record.config_only or in_use or not wanted(record):
                     continue
                 try:
                     await self.remove(record.id)
@@ -354,6 +390,8 @@ class Networks:
             record = self.known(name)
             if record is None:
                 raise NotFound(f"network {name} not found")
+            if record.config_only:
+                raise Forbidden(planning.CONFIG_ONLY)
             found[record.id] = planning.Request(record, settings)
         planning.check_combination(network_mode, [request.record for request in found.values()])
         for request in found.values():
@@ -408,6 +446,8 @@ class Networks:
         await self._up.wait()
         network = self._resolve(name_or_id)
         record = network.record
+        if record.config_only:
+            raise Forbidden(planning.CONFIG_ONLY)
         planning.check_settings(record, settings)
         if self.sandbox_kind(sandbox.network_mode) != "new":
             raise InvalidParameter(planning.SHARED_NAMESPACE)

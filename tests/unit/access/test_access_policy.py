@@ -17,6 +17,7 @@ import orlop_api_docker as api
 import orlop_check
 from orlop_api_docker.decode import decode_json
 from orlop_engine.types.containers import CreateRequest, HostConfig, ThrottleDevice, UpdateRequest
+from orlop_engine.types.networks import ConfigReference
 from orlop_engine.types.networks import CreateRequest as NetworkRequest
 from orlop_engine.types.volumes import VolumeCreateRequest
 from orlop_engine.volumes.record import VolumeRecord
@@ -178,6 +179,8 @@ def test_host_access_in_updates_volumes_and_networks_is_found() -> None:
     assert [*host_access.of_volume(VolumeCreateRequest(name="x", driver_opts={}))] == []
     assert [*host_access.of_network(NetworkRequest(name="x"))] == []
     assert [*host_access.of_network(NetworkRequest(name="x", driver="macvlan"))] == ["a network of driver macvlan"]
+    templated = NetworkRequest(name="x", config_from=ConfigReference(network="cfg"))
+    assert [*host_access.of_network(templated)] == ["a network with the settings of a configuration-only network"]
     named = NetworkRequest(name="x", options={"com.docker.network.bridge.name": "docker0"})
     assert [*host_access.of_network(named)] == ["a network with com.docker.network.bridge.name"]
 

@@ -101,12 +101,14 @@ def network_view(record: NetworkRecord, members: Collection[tuple[Sandbox, Attac
                     gateway=each.gateway,
                     auxiliary_addresses=dict(each.auxiliary) or None,
                 )
-                for each in record.subnets
+                for each in (record.template if record.config_only else record.subnets)
             ]
             or None,
         ),
         internal=record.internal,
         attachable=record.attachable,
+        config_from=ConfigReference(record.config_from),
+        config_only=record.config_only,
         containers=(
             UNSET if members is None else {sandbox.container_id: _container(sandbox, each) for sandbox, each in members}
         ),
