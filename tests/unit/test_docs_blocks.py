@@ -107,8 +107,9 @@ def problem(words: list[str]) -> str:
             return ""
         return parse_client(rest)
     if program == "orlopd":
+        line = re.sub(r"--config-file[ =]\S+", "--config-file /dev/null", shlex.join(["--config-file", "/dev/null", *rest]))
         try:
-            load(["--config-file", "/dev/null", *rest], {})
+            load(shlex.split(line), {})
         except Exception as error:
             return str(error)
     if program == "./dev" and rest and not any(rest[0] in names.split(" | ") for names in DEV):
