@@ -20,6 +20,7 @@ import trio
 from orlop_monitor.unpack.request import (
     HEADER,
     Answer,
+    CopyFiles,
     CopyUp,
     Decompress,
     Done,
@@ -42,6 +43,7 @@ __all__ = [
     "Spawner",
     "Unpacked",
     "WorkerRefused",
+    "copy_files",
     "copy_up",
     "decompress",
     "feed",
@@ -223,6 +225,13 @@ async def unpack_files(zygote: Spawner, source: int, directory: int, owner: tupl
     request = Unpack(overlay_whiteouts=False, layer=False, ownership=os.geteuid() == 0, owner=owner)
     async with worker(zygote, request, (source, directory)) as stream:
         await _result(stream, None, "unpack the archive")
+
+
+async def copy_files(zygote: Spawner, connection: int) -> None:
+    """Run the helper of a large copy (`orlop_sdk.filecopies.serve`). `connection` is the descriptor of its connection.
+    Raises the same errors as `unpack`."""
+    async with worker(zygote, CopyFiles(), (connection,)) as stream:
+        await _result(stream, None, "copy files")
 
 
 async def decompress(

@@ -163,13 +163,18 @@ def test_layer_has_changes_and_whiteouts(tmp_path):
     (tmp_path / "d").mkdir()
     (tmp_path / "d/new").write_bytes(b"content")
     (tmp_path / "d/other").write_bytes(b"not listed")
+    (tmp_path / "d/sub").mkdir()
+    (tmp_path / "d/sub/new").write_bytes(b"below")
+    (tmp_path / "d/z").write_bytes(b"last")
     base = str(tmp_path)
     changes = [
         Change(f"{base}/d", False),
         Change(f"{base}/d/new", False),
         Change(f"{base}/d/old", True),
         Change(f"{base}/d/deleted-since", False),
+        Change(f"{base}/d/sub/new", False),
         Change(f"{base}/deleted-since/f", False),
+        Change(f"{base}/d/z", False),
         Change("/orlop-was-here", True),
         Change("/tmp", False),
     ]
@@ -183,9 +188,11 @@ def test_layer_has_changes_and_whiteouts(tmp_path):
         os.close(listed)
     inside = base.lstrip("/")
     with tarfile.open(fileobj=io.BytesIO(data)) as tar:
-        expected = [f"{inside}/d", f"{inside}/d/new", f"{inside}/d/.wh.old", ".wh.orlop-was-here", "tmp"]
+        listed_in_d = [f"{inside}/d/{name}" for name in ("new", ".wh.old", "sub/new", "z")]
+        expected = [f"{inside}/d", *listed_in_d, ".wh.orlop-was-here", "tmp"]
         assert tar.getnames() == expected
-        assert tar.extractfile(f"{inside}/d/new").read() == b"content"
+        content = {name: tar.extractfile(f"{inside}/d/{name}").read() for name in ("new", "sub/new", "z")}
+        assert content == {"new": b"content", "sub/new": b"below", "z": b"last"}
         assert tar.getmember(".wh.orlop-was-here").size == 0
 
 

@@ -177,6 +177,18 @@ def test_archives_are_unpacked_into_directories(client: BuilderClient, tmp_path:
     assert client.call("unpack", archive=str(archive), directory=str(root))["kind"] == "InvalidParameter"
 
 
+def test_worker_copies_files_for_the_builder(client: BuilderClient, tmp_path: Path) -> None:
+    for name in ("source", "target"):
+        (tmp_path / name).mkdir()
+    for number in range(50):
+        (tmp_path / "source" / str(number)).write_text(f"content {number}")
+    names = [str(number) for number in range(50)]
+    asked = {"source": str(tmp_path / "source"), "target": str(tmp_path / "target")}
+    assert client.result("copy_files", names=[*names, "missing"], **asked) == ["missing"]
+    assert [(tmp_path / "target" / name).read_text() for name in names] == [f"content {name}" for name in names]
+    assert client.result("copy_files", names=names, **asked) == names  # they exist
+
+
 def test_daemon_killed_at_any_call_leaves_nothing_incomplete(own: Callable[..., BuildingEngine]) -> None:
     """A snapshot exists or not, and an image exists completely or not at all. An image that was acknowledged exists, with
     its snapshots."""

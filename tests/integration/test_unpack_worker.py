@@ -23,8 +23,9 @@ import trio
 import zstandard
 
 from orlop_engine.processes.zygote import Zygote
-from orlop_engine.unpacking import Limits, Unpacked, copy_up, unpack
+from orlop_engine.unpacking import Limits, Unpacked, copy_files, copy_up, unpack
 from orlop_sdk import DriverError, InvalidParameter, Mount, UnpackTarget
+from orlop_sdk.filecopies import Attributes, Batch, Helper
 
 pytestmark = pytest.mark.root
 
@@ -381,3 +382,44 @@ def test_files_of_the_image_are_copied_into_an_empty_volume(world: Path) -> None
         trio.run(copy, "/data/a", "other")
     spawner.reap()
     assert os.listdir(world / "scratch") == []
+
+
+def test_worker_copies_files_with_all_attributes(world: Path) -> None:
+    """In its sandbox, the worker keeps the capabilities that the owner of the copy has for this."""
+    (world / "new").mkdir()
+    file = world / "layer" / "file"
+    file.write_text("content")
+    os.chown(file, 7, 8)
+    file.chmod(0o4750)
+    xattrs = {"user.note": b"u", "trusted.note": b"t", "security.capability": bytes.fromhex("0100000200200000" + "00" * 12)}
+    for key, value in xattrs.items():
+        os.setxattr(file, key, value)
+    os.utime(file, ns=(10**18, 10**18 + 5))
+    spawner = Spawner()
+    directories = [os.open(world / name, os.O_RDONLY | os.O_DIRECTORY) for name in ("layer", "new")]
+
+    def own(connection: socket.socket) -> tuple[str, list[str]] | None:
+        helper: Helper[str] = Helper(lambda: connection)
+        assert helper.give(directories[0], directories[1], Batch([("file", 0o4750), ("missing", 0)], Attributes()), "label")
+        try:
+            return helper.take(wait=True)
+        finally:
+            helper.close()
+
+    async def main() -> None:
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        with ours, theirs:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(copy_files, spawner, theirs.fileno())
+                assert await trio.to_thread.run_sync(own, ours) == ("label", ["missing"])
+
+    try:
+        trio.run(main)
+    finally:
+        spawner.reap()
+        for fd in directories:
+            os.close(fd)
+    info = (world / "new/file").stat()
+    assert (info.st_uid, info.st_gid, stat.S_IMODE(info.st_mode), info.st_mtime_ns) == (7, 8, 0o4750, 10**18 + 5)
+    assert {key: os.getxattr(world / "new/file", key) for key in os.listxattr(world / "new/file")} == xattrs
+    assert (world / "new/file").read_text() == "content"

@@ -14,7 +14,7 @@ from orlop_engine.images.leases import Lease
 from orlop_engine.images.progress import Record
 from orlop_engine.images.records import Image
 from orlop_engine.images.references import parse
-from orlop_engine.unpacking import unpack_files
+from orlop_engine.unpacking import copy_files, unpack_files
 from orlop_sdk import Conflict, InvalidParameter, Mount, NotFound, OrlopError, Usage
 
 from .artifacts import Artifacts
@@ -300,6 +300,10 @@ class Workspace:
         """Unpack a tar, compressed or not, into a directory. Whiteouts are treated as ordinary files. `owner`: (uid, gid)
         of all files, instead of the archive's."""
         await unpack_files(self._building.engine.zygote, archive, directory, owner)
+
+    async def copy_files(self, connection: int) -> None:
+        """Run the helper of a large copy (`orlop_sdk.filecopies`) in a process, until the connection ends."""
+        await copy_files(self._building.engine.zygote, connection)
 
     # --- steps ------------------------------------------------------------------------------------------------------
 

@@ -21,6 +21,7 @@ __all__ = [
     "Answer",
     "Bind",
     "Change",
+    "CopyFiles",
     "CopyUp",
     "Done",
     "ExtractInto",
@@ -86,6 +87,10 @@ class Stream(msgspec.Struct, frozen=True, tag=True):
     argv: tuple[str, ...]
     keep: str = ""
     limits: Limits = Limits()
+
+
+class CopyFiles(msgspec.Struct, frozen=True, tag=True):
+    """Copy files for another process, to which the only descriptor is the connection (`orlop_sdk.filecopies`)."""
 
 
 class CopyUp(msgspec.Struct, frozen=True, tag=True):
@@ -220,7 +225,7 @@ class Failed(msgspec.Struct, frozen=True, tag=True):
     missing: bool = False
 
 
-Request = Unpack | Stream | Decompress | CopyUp | MakeDirectory | MakeInitLayer | StatPath | Pack | ExtractInto
+Request = Unpack | Stream | Decompress | CopyFiles | CopyUp | MakeDirectory | MakeInitLayer | StatPath | Pack | ExtractInto
 Answer = Progress | Found | Done | Failed
 
 _requests: msgspec.msgpack.Decoder[Request] = msgspec.msgpack.Decoder(Request)

@@ -12,7 +12,7 @@ import signal
 import socket
 import time
 
-from orlop_sdk import users
+from orlop_sdk import filecopies, users
 from orlop_sdk.errors import OrlopError
 from orlop_sdk.linux import close_other_fds, set_process_name
 
@@ -25,6 +25,7 @@ from .normalize import normalize
 from .pack import Measurer, Packer
 from .program import Program
 from .request import (
+    CopyFiles,
     CopyUp,
     Decompress,
     Done,
@@ -100,6 +101,8 @@ def _serve(connection: socket.socket, request: Request, fds: list[int]) -> Done 
                 return _stream(connection, request, *fds)
             case CopyUp():
                 return _copy_up(request, *fds)
+            case CopyFiles():
+                return _copy_files(*fds)
             case MakeDirectory():
                 return _make_directory(request)
             case MakeInitLayer():
@@ -173,6 +176,17 @@ def _copy_up(request: CopyUp, target_fd: int) -> Done:
     root = os.open("/", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     confine(file_size=1 << 62, trusted_xattrs=False)
     return Done(copied=copy_up(root, request.path, target_fd))
+
+
+def _copy_files(channel: int) -> Done:
+    if os.geteuid() == 0:
+        own_mounts()
+        enter_nothing()
+    # The same extended attributes as in a copy by the builder: "trusted." is not even listed without the capability
+    confine(file_size=1 << 62, trusted_xattrs=True)
+    with socket.socket(fileno=channel) as connection:
+        filecopies.serve(connection)
+    return Done()
 
 
 def _make_directory(request: MakeDirectory) -> Done:

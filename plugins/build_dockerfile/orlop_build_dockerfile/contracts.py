@@ -216,6 +216,10 @@ class Backend(Artifacts, Processes, Protocol):
         descriptors. `owner`: (uid, gid) of all files, instead of the archive's."""
         ...
 
+    async def copy_files(self, connection: int) -> None:
+        """Run the helper of a large copy (`orlop_sdk.filecopies.serve`) in a process, until the connection ends."""
+        ...
+
     async def run(self, step: Step, stdout: int, stderr: int, stdin: int = -1) -> int:
         """Run a step to its end. Returns its exit code. Cancelling kills the step. The descriptors are blocking pipes;
         without `stdin`, standard input is empty. While the step runs, its root and the snapshots to which it may write must

@@ -10,6 +10,7 @@ import contextlib
 import hashlib
 import json
 import os
+import socket
 import uuid
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
@@ -36,7 +37,7 @@ from orlop_build_dockerfile.contracts import (
 from orlop_build_dockerfile.pb import ops_pb2
 from orlop_build_dockerfile.pb.control_pb2 import VertexWarning
 from orlop_build_dockerfile.testing_artifacts import FakeArtifacts
-from orlop_sdk import Conflict, InvalidParameter, Mount, NotFound, Storage
+from orlop_sdk import Conflict, InvalidParameter, Mount, NotFound, Storage, filecopies
 from orlop_sdk.files import copy_tree, delete_tree
 
 __all__ = ["FakeBackend", "FakeBuild", "FakeProgress", "FakeSession", "Llb", "StepLog"]
@@ -84,6 +85,7 @@ class FakeBackend(FakeArtifacts):
         self.pulled: list[str] = []
         self.released: list[str] = []
         self.unpacked_for: list[tuple[int, int] | None] = []
+        self.helpers = 0  # of copies
         """The owners that archives were unpacked for."""
         self._pulling = trio.Lock()
 
@@ -160,6 +162,14 @@ class FakeBackend(FakeArtifacts):
 
     async def shared(self) -> Sequence[str]:
         return [key for _, keys in self.made.values() for key in keys]
+
+    async def copy_files(self, connection: int) -> None:
+        def serve() -> None:
+            with socket.socket(fileno=os.dup(connection)) as given:
+                filecopies.serve(given)
+
+        self.helpers += 1
+        await trio.to_thread.run_sync(serve)
 
     async def unpack(self, archive: int, directory: int, owner: tuple[int, int] | None = None) -> None:
         import tarfile

@@ -147,6 +147,18 @@ async def test_copy_of_equal_content_is_cached(engine: Engine) -> None:
 
 
 @trio_test
+async def test_large_copy_uses_a_helper(engine: Engine) -> None:
+    for number in range(1200):
+        engine.write(f"d/{number}", str(number))
+    llb = Llb()
+    graph = llb.define(llb.copy(llb.image(BASE), llb.local(), "/d", "/x"))
+    async with engine.solver() as solver:
+        for number in (1000, 1199):
+            assert (await build(solver, engine, graph, f"/x/{number}")).ref == str(number)
+    assert engine.backend.helpers == 1  # the second build is cached
+
+
+@trio_test
 async def test_ignored_cache_runs_the_step_and_its_successors_again(engine: Engine) -> None:
     def graph(ignore: bool) -> ops_pb2.Definition:
         llb = Llb()

@@ -18,6 +18,7 @@ from orlop_build_dockerfile.daemon.process import main
 from orlop_build_dockerfile.processes import Streams
 from orlop_monitor.mounting import mount_all
 from orlop_sdk import OrlopError, linux
+from orlop_sdk.filecopies import Attributes, Batch, Helper
 
 
 class TestBuilder:
@@ -93,6 +94,8 @@ class TestBuilder:
                     await backend.unpack(archive.fileno(), directory)
                     os.close(directory)
                 return {}
+            case "copy_files":
+                return {"result": await self._copy_files(**given)}
             case "create_image":
                 part = ImagePart(given["config"].encode(), given["snapshots"])
                 return {"result": (await backend.create_images([part], given["names"]))[0]}
@@ -100,6 +103,27 @@ class TestBuilder:
                 return {"result": msgspec.to_builtins(await backend.mounts(given["key"], readonly=True))}
         result = await getattr(backend, name)(**given)
         return {"result": msgspec.to_builtins(result)}
+
+    async def _copy_files(self, source: str, target: str, names: list[str]) -> list[str]:
+        """The names of the files that the daemon's helper has not copied."""
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        directories = [os.open(path, os.O_RDONLY | os.O_DIRECTORY) for path in (source, target)]
+
+        def own() -> list[str]:
+            helper: Helper[str] = Helper(lambda: ours)
+            given = helper.give(*directories, Batch([(name, 0o600) for name in names], Attributes()), "")
+            taken = helper.take(wait=True)
+            helper.close()
+            return taken[1] if given and taken else names
+
+        try:
+            with theirs:
+                async with trio.open_nursery() as nursery:
+                    nursery.start_soon(self.backend.copy_files, theirs.fileno())
+                    return await trio.to_thread.run_sync(own)
+        finally:
+            for fd in directories:
+                os.close(fd)
 
     @contextlib.asynccontextmanager
     async def _mounted(self, key: str, *, readonly: bool) -> AsyncIterator[str]:

@@ -119,6 +119,9 @@ class BackendClient:
     async def unpack(self, archive: int, directory: int, owner: tuple[int, int] | None = None) -> None:
         await self._link.call(messages.Unpack(owner), (archive, directory))
 
+    async def copy_files(self, connection: int) -> None:
+        await self._link.call(messages.CopyFiles(), (connection,))
+
     async def run(self, step: Step, stdout: int, stderr: int, stdin: int = -1) -> int:
         given = (stdout, stderr) if stdin < 0 else (stdout, stderr, stdin)
         code: int = await self._link.call(messages.Run(step), given)

@@ -101,6 +101,10 @@ class Unpack(msgspec.Struct, frozen=True, tag=True):
     owner: tuple[int, int] | None = None
 
 
+class CopyFiles(msgspec.Struct, frozen=True, tag=True):
+    """The call has one file descriptor: the connection to the owner of the copy."""
+
+
 class Run(msgspec.Struct, frozen=True, tag=True):
     """The call has two or three file descriptors: standard output and standard error of the step, and optionally its
     standard input."""
@@ -270,6 +274,7 @@ Question = (
     | ListSnapshots
     | ListShared
     | Unpack
+    | CopyFiles
     | Run
     | ServeStep
     | Execute

@@ -72,6 +72,7 @@ _RESTRICTED = frozenset(
         messages.ListSnapshots,
         messages.ListShared,
         messages.Unpack,
+        messages.CopyFiles,
         messages.Run,
         messages.ServeStep,
         messages.Execute,
@@ -141,6 +142,8 @@ class Requests:
             case messages.Unpack():
                 archive, directory = _given(fds, 2)
                 return await workspace.unpack(archive, directory, question.owner)
+            case messages.CopyFiles():
+                return await workspace.copy_files(*_given(fds, 1))
             case messages.Run():
                 streams = tuple(_given(fds, 3 if len(fds) == 3 else 2))
                 return await workspace.run(await self._step(question.step), streams)

@@ -11,6 +11,7 @@ from orlop_build_dockerfile.pb import ops_pb2
 
 from .archives import is_archive
 from .copying import Copier, Options, remove_tree
+from .helping import StartHelper
 from .modes import mode_function
 from .paths import (
     Attributes,
@@ -95,7 +96,14 @@ def copy_options(action: ops_pb2.FileActionCopy, owner: tuple[int, int] | None) 
     )
 
 
-def copy(target: int, source: int, action: ops_pb2.FileActionCopy, owner: tuple[int, int] | None, unpack: Unpack) -> None:
+def copy(
+    target: int,
+    source: int,
+    action: ops_pb2.FileActionCopy,
+    owner: tuple[int, int] | None,
+    unpack: Unpack,
+    start_helper: StartHelper | None = None,
+) -> None:
     """Execute a copy action. Raises `BuildFailed` and `OSError`."""
     destination = _keep_suffix(action.dest)
     if not action.createDestPath:
@@ -111,7 +119,7 @@ def copy(target: int, source: int, action: ops_pb2.FileActionCopy, owner: tuple[
     for path in found:
         if action.attemptUnpackDockerCompatibility and _unpacked(target, source, path, destination, options, unpack):
             continue
-        Copier(source, target, options).copy(path, destination)
+        Copier(source, target, options, start_helper).copy(path, destination)
 
 
 def _unpacked(target: int, source: int, path: str, destination: str, options: Options, unpack: Unpack) -> bool:

@@ -5,17 +5,20 @@ All paths are relative to file descriptors, so that no link leads out of its tre
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import stat
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import msgspec
 
 from orlop_build_dockerfile.contracts import BuildFailed
-from orlop_sdk.files import copy_content, copy_xattrs
+from orlop_sdk import filecopies
+from orlop_sdk.filecopies import copy_file, finish_copy
 
 from .cancelling import checkpoint
+from .helping import Helped, StartHelper
 from .paths import (
     Attributes,
     clean,
@@ -33,10 +36,7 @@ from .patterns import Matcher
 __all__ = ["Copier", "Options"]
 
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
-_READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
-_WRITE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 _MAX_DEPTH = 400  # each level needs two file descriptors
-_SMALL = 256 << 10
 
 
 class Options(msgspec.Struct, frozen=True, kw_only=True):
@@ -62,10 +62,14 @@ class _Pending:
 
 
 class Copier:
-    """Copies from the directory `source` into the directory `target`. Hard links between files of one copy are kept."""
+    """Copies from the directory `source` into the directory `target`. Hard links between files of one copy are kept.
+    `start_helper` is used if there are many files."""
 
-    def __init__(self, source: int, target: int, options: Options) -> None:
+    def __init__(self, source: int, target: int, options: Options, start_helper: StartHelper | None = None) -> None:
         self._source, self._target, self._options = source, target, options
+        self._start_helper = start_helper
+        self._helped: Helped | None = None
+        self._attributes = filecopies.Attributes(options.attributes.owner, options.attributes.time_ns)
         self._include = Matcher(options.include) if options.include else None
         self._exclude = Matcher(options.exclude) if options.exclude else None
         self._owner, self._time = options.attributes.owner, options.attributes.time_ns
@@ -94,12 +98,25 @@ class Copier:
             self._base = base
             self._links.clear()
             if directory:
-                with opened(self._open_source(path)) as source:
+                with opened(self._open_source(path)) as source, self._helping():
                     self._top(source, base, name)
             else:
                 parent, leaf = self._locate(path)
                 with opened(parent):
                     self._entry(parent, leaf, base, name, info, name)
+
+    @contextlib.contextmanager
+    def _helping(self) -> Iterator[None]:
+        if self._start_helper is None:
+            yield
+            return
+        with Helped(self._start_helper, self._attributes, self._copy_again, self._end_directory) as helped:
+            self._helped = helped
+            try:
+                yield
+                helped.wait()
+            finally:
+                self._helped = None
 
     def _locate(self, path: str) -> tuple[int, str]:
         """The directory and the name of a source that is not a directory; links are followed if the options say so."""
@@ -129,7 +146,7 @@ class Copier:
         if not name:
             with opened(os.open(".", _DIRECTORY, dir_fd=base)) as fd:
                 self._fill(source, fd, None, "", "", 0)
-                self._set_times(fd, info)
+                self._finish(source, fd, info, made=False)
             return
         made = True
         try:
@@ -141,10 +158,7 @@ class Copier:
                 made = True
         with opened(os.open(name, _DIRECTORY, dir_fd=base)) as fd:
             self._fill(source, fd, None, "", name, 0)
-            if made:
-                self._finish(source, fd, info)
-            else:
-                self._set_times(fd, info)
+            self._finish(source, fd, info, made=made)
 
     def _replace_file(self, parent: int, name: str, place: str) -> None:
         """Replace an existing entry by a directory."""
@@ -167,6 +181,7 @@ class Copier:
             raise BuildFailed(f"cannot copy {path[:200]}: directories are nested deeper than {_MAX_DEPTH}")
         with os.scandir(source) as entries:
             found = sorted(((entry.name, entry) for entry in entries), key=lambda each: each[0])
+        helped = self._helped
         for name, entry in found:
             checkpoint()
             info = entry.stat(follow_symlinks=False)
@@ -174,11 +189,18 @@ class Copier:
             included = self._included(inner)
             if stat.S_ISDIR(info.st_mode):
                 if included or self._entered(inner):
+                    if helped is not None and target >= 0:
+                        helped.flush(source, target, place)
                     self._directory(source, target, pending, name, info, inner, f"{place}/{name}", included, depth)
             elif included:
                 if pending is not None:
                     target = self._make(pending)
-                self._entry(source, name, target, name, info, f"{place}/{name}")
+                if helped is not None and helped.takes(info):
+                    helped.add(source, target, name, self._permissions(info.st_mode), place)
+                else:
+                    self._entry(source, name, target, name, info, f"{place}/{name}")
+        if helped is not None and target >= 0:
+            helped.flush(source, target, place)
 
     def _included(self, path: str) -> bool:
         if self._include is not None and not self._include.match(path):
@@ -211,7 +233,7 @@ class Copier:
                     self._make(step)
                 self._fill(inner, step.fd, None if step.fd >= 0 else step, path, place, depth + 1)
                 if step.fd >= 0:
-                    self._finish(inner, step.fd, info)
+                    self._finish(inner, step.fd, info, made=True)
             finally:
                 if step.fd >= 0:
                     os.close(step.fd)
@@ -276,38 +298,29 @@ class Copier:
             remove_tree(target, name)
 
     def _file(self, source: int, name: str, target: int, new: str, place: str) -> None:
-        with opened(os.open(name, _READ, dir_fd=source)) as reader:
-            info = os.fstat(reader)
-            try:
-                writer = os.open(new, _WRITE, 0o600, dir_fd=target)
-            except FileExistsError:
-                self._clear(target, new, place)
-                writer = os.open(new, _WRITE, 0o600, dir_fd=target)
-            with opened(writer):
-                if info.st_size > _SMALL:
-                    copy_content(reader, writer, info)
-                elif info.st_size:
-                    _write(writer, os.read(reader, info.st_size))
-                self._finish(reader, writer, info)
+        try:
+            copy_file(source, name, target, new, self._permissions, self._attributes)
+        except FileExistsError:
+            self._clear(target, new, place)
+            copy_file(source, name, target, new, self._permissions, self._attributes)
+
+    def _copy_again(self, source: int, target: int, name: str, place: str) -> None:
+        """Copy a regular file that the helper has not copied."""
+        self._file(source, name, target, name, f"{place}/{name}")
 
     def _permissions(self, mode: int) -> int:
         return stat.S_IMODE(mode) if self._options.mode is None else self._options.mode(mode)
 
-    def _finish(self, source: int, target: int, info: os.stat_result) -> None:
-        """Set the owner, mode, extended attributes and times of a file or directory. The order is important, because chown
-        clears mode bits and capabilities, and every change of the content changes the times."""
-        owner = self._owner or (info.st_uid, info.st_gid)
-        if owner != self._self or stat.S_ISDIR(info.st_mode):
-            os.fchown(target, *owner)
-        os.fchmod(target, self._permissions(info.st_mode))
-        copy_xattrs(source, target, ignored=(errno.EINVAL,))
-        self._set_times(target, info)
+    def _finish(self, source: int, target: int, info: os.stat_result, *, made: bool) -> None:
+        """Finish a directory when all its entries exist."""
+        if self._helped is None or not self._helped.finish_later(target, info, made):
+            self._end_directory(source, target, info, made)
 
-
-def _write(fd: int, data: bytes) -> None:
-    view = memoryview(data)
-    while view:
-        view = view[os.write(fd, view) :]
+    def _end_directory(self, source: int, target: int, info: os.stat_result, made: bool) -> None:
+        if made:
+            finish_copy(source, target, info, self._permissions(info.st_mode), self._attributes)
+        else:
+            self._set_times(target, info)
 
 
 def remove_tree(parent: int, name: str) -> None:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import secrets
+import socket
 from collections import Counter
 from collections.abc import AsyncIterator, Mapping
 from typing import TYPE_CHECKING
@@ -15,9 +17,11 @@ from orlop_build_dockerfile.cache.content import Selection
 from orlop_build_dockerfile.cache.records import Lease, Record
 from orlop_build_dockerfile.contracts import BuildFailed
 from orlop_build_dockerfile.contracts import Vertex as Shown
+from orlop_build_dockerfile.nurseries import nursery
 from orlop_build_dockerfile.pb import ops_pb2
 from orlop_build_dockerfile.solver.definition import Vertex
 from orlop_build_dockerfile.solver.values import Empty, Value, join_key
+from orlop_sdk import OrlopError
 from orlop_sdk.files import delete_tree
 
 from . import actions, paths
@@ -32,6 +36,8 @@ if TYPE_CHECKING:
     from orlop_build_dockerfile.solver.job import SolverJob
 
 __all__ = ["change_files", "exact_parts"]
+
+log = logging.getLogger("orlop.build")
 
 _VERSION = "file 1"
 Owner = tuple[int, int] | None
@@ -134,7 +140,8 @@ class _Run:
             root = await stack.enter_async_context(self._core.views.write(active.key))
             source = await stack.enter_async_context(self._read(action)) if action.HasField("copy") else -1
             owner = await self._owner(action, root)
-            await self._core.file_work(lambda: self._act(root, source, action, owner))
+            async with nursery() as helpers:
+                await self._core.file_work(lambda: self._act(root, source, action, owner, helpers))
         if self._shared(number):
             self._committed[number] = (await active.commit(), active.parent)
 
@@ -170,9 +177,9 @@ class _Run:
                 return await trio.to_thread.run_sync(resolve_owner, fd, chown)
         return await trio.to_thread.run_sync(resolve_owner, root, chown)
 
-    def _act(self, root: int, source: int, action: ops_pb2.FileAction, owner: Owner) -> None:
+    def _act(self, root: int, source: int, action: ops_pb2.FileAction, owner: Owner, helpers: trio.Nursery) -> None:
         if action.HasField("copy"):
-            actions.copy(root, source, action.copy, owner, self._unpack)
+            actions.copy(root, source, action.copy, owner, self._unpack, lambda: self._start_helper(helpers))
         elif action.HasField("mkdir"):
             actions.mkdir(root, action.mkdir, owner)
         elif action.HasField("mkfile"):
@@ -181,6 +188,25 @@ class _Run:
             actions.symlink(root, action.symlink, owner)
         else:
             actions.rm(root, action.rm)
+
+    def _start_helper(self, nursery: trio.Nursery) -> socket.socket:
+        """See `StartHelper`. The helper is a worker of the daemon."""
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        try:
+            trio.from_thread.run_sync(nursery.start_soon, self._help, theirs)
+        except BaseException:
+            ours.close()
+            theirs.close()
+            raise
+        return ours
+
+    async def _help(self, connection: socket.socket) -> None:
+        """If the worker fails, the copy continues without it."""
+        with connection:
+            try:
+                await self._core.backend.copy_files(connection.fileno())
+            except OrlopError as error:
+                log.warning("a copy continues without a second process: %s", error)
 
     def _unpack(self, archive: int, directory: int) -> None:
         """Unpack an archive into a snapshot. The daemon's sandbox unpacks it into a directory of the host. Then the files

@@ -18,7 +18,7 @@ add-archive-named add-archive-over add-archives add-file add-not-tar add-tar add
 arg-empty-option arg-in-copy arg-in-from arg-of-stages arg-option arg-quotes
 cmd-after-entrypoint cmd-empty cmd-not-json comments copy-absolute copy-all copy-chown copy-chown-variable
 copy-dir copy-dir-over copy-dot copy-empty-file copy-file copy-from-image copy-from-stage copy-hard copy-json copy-many
-copy-over-link copy-several copy-to-root copy-wildcard entrypoint-resets-cmd
+copy-over-link copy-several copy-thousands copy-to-root copy-wildcard entrypoint-resets-cmd
 env-over-arg env-path env-several expand-default expand-quotes expose extra-hosts from-scratch-stage healthcheck
 healthcheck-none ignore-exception ignore-everywhere label label-again links metadata network-option-none onbuild-runs
 run run-background run-deletes-base run-exit-code run-hard-links run-no-such-command run-shell run-sparse run-user

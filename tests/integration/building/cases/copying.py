@@ -4,13 +4,24 @@ from __future__ import annotations
 
 from hashlib import sha256
 
-from .case import SERVED, TREE, Case
+from .case import SERVED, TREE, Case, Entry
 
 __all__ = ["CASES"]
+
+# So many files that a second process copies some of them
+_MANY: dict[str, Entry] = {
+    f"m/d{number % 8}/{number}": ("mode", (0o644, 0o755, 0o4711, 0o600)[number % 4], f"{number}\n" * (number % 50))
+    for number in range(1600)
+}
 
 CASES: dict[str, Case] = {
     "copy-file": Case("FROM busybox\nCOPY top.md /\nCOPY top.md /x/y/\nCOPY top.md /z/renamed\n", TREE),
     "copy-dir": Case("FROM busybox\nCOPY dir /d\nCOPY dir/ /e/\n", TREE),
+    "copy-thousands": Case(
+        "FROM busybox\nRUN mkdir -p /x/d3/e; touch /x/d3/3 /x/d3/11\nCOPY m /x\n",
+        {**_MANY, "m/d3/linked": ("hard", "m/d3/3"), "m/d4/link": ("link", "4")},
+    ),
+    "copy-thousands-chown": Case("FROM busybox\nCOPY --chown=7:8 --chmod=640 m /x\n", _MANY),
     "copy-dir-over": Case("FROM busybox\nRUN mkdir -m 711 -p /d/sub && chmod 711 /d && touch /d/a.txt\nCOPY dir /d\n", TREE),
     "copy-all": Case("FROM busybox\nCOPY . /all\n", {**TREE, ".dockerignore": "*.md\ndir/sub\n!dir/sub/b.txt\n"}),
     "copy-several": Case("FROM busybox\nCOPY top.md two.txt dir /s/\n", TREE),
