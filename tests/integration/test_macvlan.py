@@ -125,6 +125,23 @@ def test_network_without_parent_is_internal(engine: Engine, name: str) -> None:
         remove(engine, made)
 
 
+def test_network_without_addresses_connects_only_links(engine: Engine, remote: Remote, name: str) -> None:
+    """With the IPAM driver `null`, programs of the container set the addresses (by DHCP, for example)."""
+    made = f"null-{name}"
+    engine.ok("network", "create", "-d", "macvlan", "-o", f"parent={remote.parent}", "--ipam-driver", "null", made)
+    try:
+        assert engine.ok("network", "inspect", "-f", "{{.IPAM.Driver}} {{len .IPAM.Config}}", made) == "null 0"
+        engine.ok("run", "-d", "--name", "one", "--network", made, "--cap-add", "NET_ADMIN", *SLEEP)
+        assert "inet " not in engine.ok("exec", "one", "ip", "addr", "show", "eth0")
+        engine.ok("exec", "one", "ip", "addr", "add", f"{remote.subnet}.7/24", "dev", "eth0")
+        assert remote.reaches(f"{remote.subnet}.7")
+        for flags, text in ((("--subnet", "10.9.0.0/24"), "null ipam driver does not handle"), ((), "ipv4 pool is empty")):
+            refused = engine.docker("network", "create", "--ipam-driver", "null", *flags, f"{made}-x")
+            assert refused.code == 1 and text in refused.err
+    finally:
+        remove(engine, made)
+
+
 def test_no_packet_is_lost_while_the_daemon_is_replaced(fresh: Callable[..., Engine], remote: Remote) -> None:
     engine = fresh({"live-restore": True})
     subnet = ("--subnet", f"{remote.subnet}.0/24")

@@ -20,6 +20,7 @@ from .ipam import DEFAULT_POOLS, AddressPool, IPNetwork, check_overlap, find_sub
 from .records import NetworkRecord, SubnetRecord
 
 __all__ = [
+    "NO_IPAM",
     "PREDEFINED",
     "Choice",
     "address_pools",
@@ -33,6 +34,8 @@ __all__ = [
     "ula_pool",
 ]
 
+NO_IPAM = "null"
+"""The IPAM driver of networks without addresses, as Docker names it."""
 PREDEFINED = (*defaults.PREDEFINED_NETWORKS, "default")
 
 
@@ -70,8 +73,10 @@ def check_request(request: CreateRequest) -> None:
         raise Forbidden("This node is not a swarm manager. Swarm-scoped networks are not available")
     if request.config_only:
         _check_template(request)
-    if request.ipam and request.ipam.driver not in ("", "default"):
-        raise InvalidParameter(f"could not find IPAM driver {request.ipam.driver}: only the default one is available")
+    if request.ipam and request.ipam.driver not in ("", "default", NO_IPAM):
+        raise InvalidParameter(f'could not find IPAM driver {request.ipam.driver}: there are "default" and "{NO_IPAM}"')
+    if request.ipam and request.ipam.driver == NO_IPAM and request.ipam.config:
+        raise InvalidParameter("null ipam driver does not handle specific address pool requests")
 
 
 def _check_template(request: CreateRequest) -> None:
@@ -109,7 +114,7 @@ def apply_template(request: CreateRequest, template: NetworkRecord) -> CreateReq
     ]
     return msgspec.structs.replace(
         request,
-        ipam=IPAM(options=template.ipam_options, config=configs),
+        ipam=IPAM(driver=template.ipam_driver, options=template.ipam_options, config=configs),
         options=dict(template.options),
         labels=dict(template.labels),
         enable_ipv4=template.ipv4,

@@ -41,7 +41,7 @@ from .attachments import Attachments, Listeners
 from .names import Names
 from .ports import PortBindings, Wanted
 from .predefined import PREDEFINED, predefined_records
-from .records import AttachedEndpoint, NetworkRecord, Plan, Sandbox, decode, encode
+from .records import AttachedEndpoint, NetworkRecord, Plan, Sandbox, SubnetRecord, decode, encode
 from .state import Network, new_id
 
 __all__ = ["Networks", "Plan", "Sandbox"]
@@ -243,6 +243,7 @@ class Networks:
             name=request.name,
             driver=defaults.PREDEFINED_NETWORKS[defaults.NO_NETWORK],
             created_ns=time.time_ns(),
+            ipam_driver=(request.ipam.driver if request.ipam else "") or "default",
             ipam_options=request.ipam.options if request.ipam else None,
             options=options,
             labels=request.labels or {},
@@ -267,16 +268,19 @@ class Networks:
         options = {**self._config.default_network_opts.get(driver, {}), **(request.options or {})}
         ipv4, ipv6 = creation.families(request, options)
         configs = (request.ipam.config or ()) if request.ipam else ()
-        choice = self._choice()
-        subnets = (
-            creation.choose_subnets(ipv4, ipv6, configs, choice, several=able.several_subnets) if able.addresses else ()
-        )
+        ipam = (request.ipam.driver if request.ipam else "") or "default"
+        subnets: tuple[SubnetRecord, ...] = ()
+        if ipam == creation.NO_IPAM and not able.several_subnets:
+            raise InvalidParameter("ipv4 pool is empty")  # Docker's message: a bridge needs a subnet
+        if able.addresses and ipam != creation.NO_IPAM:
+            subnets = creation.choose_subnets(ipv4, ipv6, configs, self._choice(), several=able.several_subnets)
         return NetworkRecord(
             id=new_id(),
             name=request.name,
             driver=driver,
             created_ns=time.time_ns(),
             subnets=subnets,
+            ipam_driver=ipam,
             ipam_options=request.ipam.options if request.ipam else None,
             options=options,
             labels=request.labels or {},
