@@ -18,6 +18,8 @@ class Counters:
         self.health_checks = 0
         self.health_checks_failed = 0
         self.actions: Counter[tuple[str, ...]] = Counter()
+        self.log_lost: Counter[tuple[str, ...]] = Counter()
+        """Lost log entries by (log driver,)."""
         self.failures: Counter[tuple[str, ...]] = Counter()
         self.observe: Callable[[str, str, float], None] | None = None
         """If set, called with object, action and duration of each successful action."""

@@ -23,14 +23,27 @@ import trio
 
 from orlop_engine.processes import runs
 from orlop_engine.processes.monitor_client import MonitorClient
-from orlop_monitor.protocol import Attach, Event, Exec, ExecExited, Exited, ExitRecord, Launch, Log, Oom, Start, Started
+from orlop_monitor.protocol import (
+    Attach,
+    Event,
+    Exec,
+    ExecExited,
+    Exited,
+    ExitRecord,
+    Launch,
+    Log,
+    LogLost,
+    Oom,
+    Start,
+    Started,
+)
 from orlop_monitor.unpack.stream import CompressedFile, decompress
 from orlop_sdk import Execution, InvalidParameter, Mount, Runtime, Task, cgroups
 from orlop_sdk.testing.runtime import oci_process, oci_spec
 
 __all__ = ["FakeZygote", "MonitorCase", "MonitorHost", "decompress_here", "read_all", "unframe"]
 
-_EventBody = TypeVar("_EventBody", Exited, ExecExited, Oom)
+_EventBody = TypeVar("_EventBody", Exited, ExecExited, Oom, LogLost)
 _NO_SANDBOX = """
 import socket, sys
 from orlop_monitor import main, sandbox
@@ -91,7 +104,7 @@ class MonitorCase:
         self.host = host
         self.name = name
         self.run_dir = run_dir
-        self.events: list[Exited | ExecExited | Oom] = []
+        self.events: list[Exited | ExecExited | Oom | LogLost] = []
         self._more = trio.Event()
         self.monitor: MonitorClient
         self.request: Start

@@ -83,6 +83,17 @@ def test_long_request_to_a_responsive_monitor_is_not_interrupted(monkeypatch):
     in_case(monkeypatch, test)
 
 
+def test_monitor_that_has_to_work_first_is_not_silent(monkeypatch):
+    async def test(case):
+        case.deaf = True
+        began = trio.current_time()
+        with trio.fail_after(60), pytest.raises(Unavailable, match="does not answer"):
+            await case.answers.wait("start the container", trio.sleep_forever, busy=15.0)
+        assert 15 + PATIENCE / 2 <= trio.current_time() - began < 15 + PATIENCE + 2
+
+    in_case(monkeypatch, test)
+
+
 def test_monitor_that_sent_data_meanwhile_is_not_silent(monkeypatch):
     async def test(case):
         asked_at = trio.current_time()

@@ -15,7 +15,7 @@ import msgspec
 from . import records
 from .channel import Channel
 from .loop import BACK_OFF, EXHAUSTED, Loop
-from .protocol import FRAME_LIMIT, HEADER, Event, ExecExited, Exited, Failed, Oom, Reply, Request, Started, Status
+from .protocol import FRAME_LIMIT, HEADER, Event, ExecExited, Exited, Failed, LogLost, Oom, Reply, Request, Started, Status
 
 __all__ = ["Connection", "FrameParser", "Listener"]
 
@@ -103,7 +103,7 @@ class Connection:
     def reply(self, serial: int, body: Status | Started | Failed, fds: tuple[int, ...] = ()) -> None:
         self._send(Reply(serial, body), fds)
 
-    def event(self, body: Exited | ExecExited | Oom) -> None:
+    def event(self, body: Exited | ExecExited | Oom | LogLost) -> None:
         self._send(Event(body))
 
     def _send(self, message: Reply | Event, fds: tuple[int, ...] = ()) -> None:

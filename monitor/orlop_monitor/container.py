@@ -21,9 +21,9 @@ from orlop_sdk.common import Command
 
 from .connection import Connection
 from .logs import LogSink, open_log
-from .loop import Loop
+from .loop import Loop, Timer
 from .oom import OomWatch
-from .protocol import Attach, Exited, ExitRecord, Failed, InitRecord, Launch, Oom, Start, Started
+from .protocol import Attach, Exited, ExitRecord, Failed, InitRecord, Launch, LogLost, Oom, Start, Started
 from .streams import Attachment, Input, Output
 from .stubs import Stubs
 from .task import Stdio, Task, failure
@@ -31,6 +31,7 @@ from .task import Stdio, Task, failure
 __all__ = ["Container"]
 
 _STRAGGLER_SECONDS = 1.0
+_FIRST_PAUSE, _LONGEST_PAUSE = 1.0, 60.0  # seconds between two reports of lost log entries
 
 
 class Container:
@@ -38,13 +39,16 @@ class Container:
     announced. `on_gone` is called after the last step."""
 
     def __init__(
-        self, loop: Loop, launch: Launch, announce: Callable[[Exited | Oom], object], outputs: Sequence[int] = ()
+        self, loop: Loop, launch: Launch, announce: Callable[[Exited | Oom | LogLost], object], outputs: Sequence[int] = ()
     ) -> None:
         """`outputs`: see `Launch`."""
         self._loop = loop
         self._launch = launch
         self._announce = announce
         self._log: LogSink | None = None
+        self._lost = 0
+        self._lost_timer: Timer | None = None
+        self._lost_pause = _FIRST_PAUSE
         self._input = Input(loop, launch.terminal)
         self._output = Output(loop, self._write_log if launch.log else None, self._log_is_full)
         self._stdio = Stdio(loop, self._input, self._output, launch.terminal, (launch.stdin, True, True), outputs)
@@ -96,6 +100,23 @@ class Container:
     def _write_log(self, stream: str, data: bytes, time_ns: int) -> None:
         if self._log:
             self._log.write(stream, data, time_ns)
+            if self._lost_timer is None and self._log.lost != self._lost:
+                self._report_lost()
+
+    @property
+    def log_lost(self) -> int:
+        """The number of entries of this run that the log driver did not log."""
+        return self._log.lost if self._log else 0
+
+    def _report_lost(self) -> None:
+        """Tell the daemon how many log entries are lost. Further losses are reported after a pause."""
+        self._lost_timer = None
+        if self._log is None or self._log.lost == self._lost:
+            return
+        self._lost = self._log.lost
+        self._announce(LogLost(self._lost, self._log.reason))
+        self._lost_timer = self._loop.call_later(self._lost_pause, self._report_lost)
+        self._lost_pause = min(_LONGEST_PAUSE, 2 * self._lost_pause)
 
     def _log_is_full(self) -> bool:
         return self._log is not None and self._log.full
@@ -181,9 +202,10 @@ class Container:
         self._oom.close()
         if self._log:
             self._log.close()
+            self._report_lost()
         oom = self._oom.happened
-        records.write(self._launch.run_dir, ExitRecord(code, time_ns, oom))
-        self.exited = Exited(code, time_ns, oom)
+        records.write(self._launch.run_dir, ExitRecord(code, time_ns, oom, log_lost=self.log_lost))
+        self.exited = Exited(code, time_ns, oom, self.log_lost)
         if self._stubs:
             self._stubs.remove()
         if self.bound:

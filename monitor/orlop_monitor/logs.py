@@ -6,24 +6,23 @@ A failing writer must not end the container: this module catches errors, and cou
 
 from __future__ import annotations
 
-import signal
 import sys
 import time
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping, Sequence
 
 from orlop_sdk import discovery
 from orlop_sdk.discovery import Factory
 from orlop_sdk.errors import DriverError
-from orlop_sdk.log import LogBlock, LogDriver, LogInfo, LogWriter, ThrottledLogWriter
+from orlop_sdk.log import CountingLogWriter, LogBlock, LogDriver, LogInfo, LogWriter, ThrottledLogWriter, entries
 
+from .foreign_writer import ForeignWriter, interrupted
 from .lines import LineSplitter
-from .protocol import Log
-from .ring import ringed
+from .protocol import LOG_OPENING, Log
+from .ring import RingWriter, ringed
 
 __all__ = ["LogSink", "open_log", "preload"]
 
-_OPENING = 5.0  # seconds; the daemon waits longer than this for a monitor
+_OPENING = LOG_OPENING
 _TRIO = "trio"
 _factories: dict[str, Factory] = {}
 _refused: dict[str, str] = {}
@@ -44,28 +43,17 @@ def preload(names: Iterable[str]) -> None:
 
 def open_log(log: Log) -> LogSink:
     """Open the log for writing, and the cache that some drivers need. Raises any exception of the drivers."""
-    with _deadline(log.driver):
-        driver = _driver(log.driver)
-        writers = [ringed(_writer(driver, log.driver, log.info, log.options), log.options)]
+    label = f'log driver "{log.driver}"'
+    with interrupted(_OPENING, f"{label} did not open the log in {_OPENING:g} s"):
+        factory = _factory(log.driver)
+        driver: LogDriver = factory.make()
+        writer = ringed(_writer(driver, log.driver, log.info, log.options), log.options)
+        if not isinstance(writer, RingWriter) and factory.distribution not in log.own:
+            writer = ForeignWriter(writer, label)
+        writers = [writer]
         if log.cache and not driver.capabilities.readable:
-            writers.append(_writer(_driver(log.cache), log.cache, log.info, log.cache_options))
+            writers.append(_writer(_factory(log.cache).make(), log.cache, log.info, log.cache_options))
         return LogSink(*writers)
-
-
-@contextmanager
-def _deadline(name: str) -> Iterator[None]:
-    """Interrupt a hanging driver by a signal, because the daemon waits for this process to answer."""
-
-    def interrupt(*_: object) -> None:
-        raise DriverError(f'log driver "{name}" did not open the log in {_OPENING:g} s')
-
-    before = signal.signal(signal.SIGALRM, interrupt)
-    signal.setitimer(signal.ITIMER_REAL, _OPENING)
-    try:
-        yield
-    finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, before)
 
 
 def _find(name: str) -> Factory:
@@ -77,11 +65,10 @@ def _find(name: str) -> Factory:
     return factory
 
 
-def _driver(name: str) -> LogDriver:
+def _factory(name: str) -> Factory:
     if name in _refused:
         raise DriverError(_refused[name])
-    driver: LogDriver = (_factories.get(name) or _find(name)).make()
-    return driver
+    return _factories.get(name) or _find(name)
 
 
 def _writer(driver: LogDriver, name: str, info: LogInfo, options: Mapping[str, str]) -> LogWriter:
@@ -95,14 +82,24 @@ def _writer(driver: LogDriver, name: str, info: LogInfo, options: Mapping[str, s
 
 class LogSink:
     """Splits output into lines and passes them to the writers. Owns `writers`: the log driver's writer, then the cache's
-    writer if there is a cache (see `open_log`). `dropped` counts the blocks of lines that the log driver's writer has
-    refused."""
+    writer if there is a cache (see `open_log`). `lost` is the number of entries that the log driver's writer has not
+    logged, and `reason` is the last exception of this writer."""
 
     def __init__(self, *writers: LogWriter) -> None:
         self._writers = writers
         self._throttled = [writer for writer in writers if isinstance(writer, ThrottledLogWriter)]
         self._splitters = {stream: LineSplitter(stream) for stream in ("stdout", "stderr")}
-        self.dropped = 0
+        self._counting = writers[0] if isinstance(writers[0], CountingLogWriter) else None
+        self._failed = 0
+        self._reason = ""
+
+    @property
+    def lost(self) -> int:
+        return self._failed + (self._counting.dropped if self._counting is not None else 0)
+
+    @property
+    def reason(self) -> str:
+        return self._reason or (self._counting.reason if isinstance(self._counting, RingWriter) else "")
 
     @property
     def full(self) -> bool:
@@ -119,9 +116,15 @@ class LogSink:
             try:
                 writer.write(blocks)
             except BaseException as error:
-                if not self.dropped:
-                    print(f"log writer: {type(error).__name__}: {error}", file=sys.stderr)
-                self.dropped += len(blocks) if writer is self._writers[0] else 0
+                self._report(writer, error, blocks)
+
+    def _report(self, writer: LogWriter, error: BaseException, blocks: Sequence[LogBlock]) -> None:
+        reason = f"{type(error).__name__}: {error}"
+        if reason != self._reason:
+            print(f"log writer: {reason}", file=sys.stderr)
+        if writer is self._writers[0]:
+            self._failed += entries(blocks)
+            self._reason = reason
 
     def close(self) -> None:
         for splitter in self._splitters.values():

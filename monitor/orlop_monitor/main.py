@@ -35,6 +35,7 @@ from .protocol import (
     Exited,
     Failed,
     Launch,
+    LogLost,
     MonitorRecord,
     Oom,
     Request,
@@ -107,7 +108,7 @@ class Monitor:
     def _request(self, connection: Connection, request: Request) -> None:
         self._handlers[type(request.body)](connection, request.serial, request.body)
 
-    def _announce(self, event: Exited | ExecExited | Oom) -> bool:
+    def _announce(self, event: Exited | ExecExited | Oom | LogLost) -> bool:
         """Send an event to all subscribers. Returns whether at least one is still connected."""
         subscribed = [connection for connection in self._connections if connection.subscribed]
         for connection in subscribed:
@@ -152,6 +153,7 @@ class Monitor:
             userns_fd=self._userns,
             execs=self._execs.pids,
             unreported_exits=self._execs.unreported_exits,
+            log_lost=container.log_lost if container else 0,
         )
 
     def _launch(self, connection: Connection, serial: int, request: Launch) -> None:

@@ -26,6 +26,7 @@ from orlop_sdk.idmaps import IdMap
 from orlop_sdk.log import LogInfo
 
 __all__ = [
+    "LOG_OPENING",
     "PROTOCOL_VERSION",
     "Attach",
     "Event",
@@ -38,6 +39,7 @@ __all__ = [
     "InitRecord",
     "Launch",
     "Log",
+    "LogLost",
     "MonitorRecord",
     "MountPoint",
     "Oom",
@@ -56,6 +58,8 @@ __all__ = [
 ]
 
 PROTOCOL_VERSION = 2  # version 2 added `Serve.moved`
+LOG_OPENING = 5.0
+"""Seconds that a log driver has to open a log. The monitor answers no request meanwhile, so the daemon waits longer."""
 FRAME_LIMIT = 16 << 20
 HEADER = struct.Struct("<I")
 
@@ -63,13 +67,15 @@ HEADER = struct.Struct("<I")
 class Log(msgspec.Struct, frozen=True):
     """The container's log driver. The zygote has imported its module; otherwise the monitor imports it. If the driver has no
     reader, the monitor also writes the log with the driver named `cache`, so that `docker logs` works. If `cache` is "",
-    only the first driver is used."""
+    only the first driver is used. `own` are the distributions of this project's drivers; the calls of other drivers'
+    writers have a deadline (see `foreign_writer`)."""
 
     driver: str
     info: LogInfo
     options: dict[str, str] = {}
     cache: str = ""
     cache_options: dict[str, str] = {}
+    own: tuple[str, ...] = ()
 
 
 # --- requests -------------------------------------------------------------------------------------------------------
@@ -238,7 +244,8 @@ class Request(msgspec.Struct, frozen=True):
 class Status(msgspec.Struct, frozen=True, tag=True):
     """`phase`: "launched", "running" or "ended". `netns_fd` is the monitor's descriptor of the network namespace, so the
     namespace can be opened as /proc/<monitor_pid>/fd/<netns_fd>; -1 for the host's network. `execs` maps running execs to
-    pids. `unreported_exits` are the exit codes of execs that ended while there was no subscriber."""
+    pids. `unreported_exits` are the exit codes of execs that ended while there was no subscriber. `log_lost`: see
+    `LogLost`."""
 
     phase: str
     monitor_pid: int
@@ -249,6 +256,7 @@ class Status(msgspec.Struct, frozen=True, tag=True):
     userns_fd: int = -1
     """As `netns_fd`, but for the user namespace."""
     version: int = PROTOCOL_VERSION
+    log_lost: int = 0
 
 
 class Started(msgspec.Struct, frozen=True, tag=True):
@@ -273,11 +281,12 @@ class Failed(msgspec.Struct, frozen=True, tag=True):
 
 class Exited(msgspec.Struct, frozen=True, tag=True):
     """The container exited. Its output has been read to the end, its log is closed and `exit.json` is written. The monitor
-    then deletes the task and exits, which destroys the root mounts and the network namespace."""
+    then deletes the task and exits, which destroys the root mounts and the network namespace. `log_lost`: see `LogLost`."""
 
     code: int
     time_ns: int
     oom: bool = False
+    log_lost: int = 0
 
 
 class ExecExited(msgspec.Struct, frozen=True, tag=True):
@@ -294,13 +303,22 @@ class Oom(msgspec.Struct, frozen=True, tag=True):
     time_ns: int
 
 
+class LogLost(msgspec.Struct, frozen=True, tag=True):
+    """The log driver did not log all output. `lost` is the number of log entries (lines, or pieces of lines) of this run
+    that are lost so far, and `reason` says why. Sent for the first lost entry, and then after pauses that double up to a
+    minute."""
+
+    lost: int
+    reason: str
+
+
 class Reply(msgspec.Struct, frozen=True, tag=True):
     serial: int
     body: Status | Started | Failed
 
 
 class Event(msgspec.Struct, frozen=True, tag=True):
-    body: Exited | ExecExited | Oom
+    body: Exited | ExecExited | Oom | LogLost
 
 
 # --- files ----------------------------------------------------------------------------------------------------------
@@ -323,9 +341,11 @@ class InitRecord(msgspec.Struct, frozen=True):
 
 
 class ExitRecord(msgspec.Struct, frozen=True):
-    """`code` is 128+n for signal n. `error` is set when the monitor died and another process wrote the record."""
+    """`code` is 128+n for signal n. `error` is set when the monitor died and another process wrote the record. `log_lost`:
+    see `LogLost`."""
 
     code: int
     time_ns: int
     oom: bool = False
     error: str = ""
+    log_lost: int = 0

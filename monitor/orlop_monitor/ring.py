@@ -11,7 +11,7 @@ import sys
 import threading
 from collections.abc import Mapping, Sequence
 
-from orlop_sdk.log import LogBlock, LogWriter
+from orlop_sdk.log import CountingLogWriter, LogBlock, LogWriter, entries
 
 __all__ = ["RingWriter", "ringed"]
 
@@ -28,7 +28,8 @@ def ringed(writer: LogWriter, options: Mapping[str, str]) -> LogWriter:
 
 
 class RingWriter:
-    """Implements `LogWriter`. `limit` is in bytes of output."""
+    """Implements `CountingLogWriter`. `limit` is in bytes of output. `reason` is the writer's last exception, or says that
+    the buffer was full; "" when no entry is lost."""
 
     def __init__(self, writer: LogWriter, limit: int) -> None:
         self._writer = writer
@@ -37,15 +38,24 @@ class RingWriter:
         self._size = 0
         self._closed = False
         self._changed = threading.Condition()
-        self.dropped = 0
+        self._dropped = 0
+        self._unwritten = 0  # entries that the thread is writing
+        self.reason = ""
+        self._counting = writer if isinstance(writer, CountingLogWriter) else None
         self._thread = threading.Thread(target=self._run, name="log", daemon=True)
         self._thread.start()
+
+    @property
+    def dropped(self) -> int:
+        """The number of lost entries: those that found the buffer full, and those that the writer did not log."""
+        return self._dropped + (self._counting.dropped if self._counting is not None else 0)
 
     def write(self, blocks: Sequence[LogBlock]) -> None:
         with self._changed:
             for block in blocks:
                 if self._size and self._size + len(block.data) > self._limit:
-                    self.dropped += 1
+                    self._dropped += entries((block,))
+                    self.reason = self.reason or "the buffer of mode=non-blocking was full"
                     continue
                 self._blocks.append(block)
                 self._size += len(block.data)
@@ -57,22 +67,33 @@ class RingWriter:
             self._closed = True
             self._changed.notify()
         self._thread.join(_LAST_WRITES)
+        with self._changed:
+            self._dropped += self._unwritten + entries(self._blocks)
+            self._unwritten, self._blocks = 0, []
 
     def _run(self) -> None:
-        failed = False
         while True:
             with self._changed:
                 while not self._blocks and not self._closed:
                     self._changed.wait()
                 blocks, self._blocks, self._size = self._blocks, [], 0
+                self._unwritten = entries(blocks)
             try:
                 if not blocks:
                     self._writer.close()
                     return
                 self._writer.write(blocks)
             except BaseException as error:  # also SystemExit, which would end the thread
-                if not failed:
-                    print(f"log writer: {type(error).__name__}: {error}", file=sys.stderr)
-                failed = True
+                self._failed(error)
                 if not blocks:
                     return
+            self._unwritten = 0
+
+    def _failed(self, error: BaseException) -> None:
+        with self._changed:
+            self._dropped += self._unwritten
+            self._unwritten = 0
+        reason = f"{type(error).__name__}: {error}"
+        if reason != self.reason:
+            print(f"log writer: {reason}", file=sys.stderr)
+        self.reason = reason

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from orlop_monitor import logs
+from orlop_monitor.foreign_writer import ForeignWriter
 from orlop_monitor.protocol import Log
 from orlop_sdk import discovery
 from orlop_sdk.discovery import Factory
@@ -48,6 +49,14 @@ def test_open_that_hangs_is_interrupted(driver: Any, monkeypatch: pytest.MonkeyP
         logs.open_log(LOG)
     assert signal.getsignal(signal.SIGALRM) is before
     assert signal.getitimer(signal.ITIMER_REAL)[0] == 0
+
+
+@pytest.mark.parametrize("is_own", [True, False])
+def test_only_writers_of_other_authors_have_a_deadline(driver: Any, is_own: bool) -> None:
+    driver(lambda: FakeLog().open_writer(INFO, {}))
+    sink = logs.open_log(Log("mine", INFO, {}, own=("mine",) if is_own else ("other",)))
+    assert isinstance(sink._writers[0], ForeignWriter) is not is_own
+    sink.close()
 
 
 @pytest.mark.parametrize("writer", [None, {}, object()], ids=["None", "dict", "object"])
@@ -96,5 +105,5 @@ def test_writer_that_exits_does_not_end_the_monitor(capsys: Any) -> None:
     sink = logs.LogSink(Exits())  # type: ignore[arg-type]
     sink.write("stdout", b"a\nb\n", 1)
     sink.close()
-    assert sink.dropped == 1
+    assert (sink.lost, sink.reason) == (2, "SystemExit: 3")
     assert "SystemExit: 3" in capsys.readouterr().err

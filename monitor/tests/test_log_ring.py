@@ -45,7 +45,8 @@ def test_full_buffer_drops_lines_without_blocking() -> None:
     writer.write(blocks(b"first"))
     assert disk.busy.wait(10)
     writer.write(blocks(b"12345", b"67890", b"dropped"))
-    assert writer.dropped == 1
+    writer.write(blocks(b"more\nthan\none\nline\n"))
+    assert (writer.dropped, writer.reason) == (5, "the buffer of mode=non-blocking was full")
     disk.may.set()
     writer.close()
     assert disk.written == [b"first", b"12345", b"67890"]
@@ -66,8 +67,10 @@ def test_hanging_disk_does_not_block_close(monkeypatch: pytest.MonkeyPatch) -> N
     disk = Disk()
     writer = RingWriter(disk, 10)
     writer.write(blocks(b"x"))
+    writer.write(blocks(b"y\nz\n"))
     writer.close()
     assert not disk.closed.is_set()
+    assert writer.dropped == 3
     disk.may.set()
     assert disk.closed.wait(10)
 
@@ -82,6 +85,18 @@ def test_failing_writer_is_reported_and_can_be_closed(capsys: pytest.CaptureFixt
     writer.close()
     assert disk.closed.is_set()
     assert capsys.readouterr().err == "log writer: OSError: no such disk\n"
+    assert (writer.dropped, writer.reason) == (1, "OSError: no such disk")
+
+
+def test_entries_that_the_writer_dropped_are_counted() -> None:
+    class Full(Disk):
+        dropped = 7
+
+    disk = Full()
+    disk.may.set()
+    writer = RingWriter(disk, 10)
+    assert writer.dropped == 7
+    writer.close()
 
 
 def test_only_non_blocking_logs_have_a_buffer() -> None:

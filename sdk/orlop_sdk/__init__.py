@@ -26,6 +26,7 @@ from .hooks import (
     hookimpl,
 )
 from .log import (
+    CountingLogWriter,
     LogBlock,
     LogCapabilities,
     LogDriver,
@@ -86,6 +87,7 @@ __all__ = [
     "ChangeKind",
     "Command",
     "Conflict",
+    "CountingLogWriter",
     "DeadlineExceeded",
     "DeferredSync",
     "Drift",

@@ -6,12 +6,13 @@ module must not import trio, because the zygote (the process from which monitors
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Protocol, runtime_checkable
 
 import msgspec
 
 __all__ = [
+    "CountingLogWriter",
     "LogBlock",
     "LogCapabilities",
     "LogDriver",
@@ -21,6 +22,7 @@ __all__ = [
     "LogRecord",
     "LogWriter",
     "ThrottledLogWriter",
+    "entries",
 ]
 
 
@@ -60,6 +62,11 @@ class LogBlock(msgspec.Struct, frozen=True, gc=False):
     data: bytes
     time_ns: int
     partial: bool = False
+
+
+def entries(blocks: Iterable[LogBlock]) -> int:
+    """The number of log entries in the blocks: lines, and pieces of lines."""
+    return sum(block.data.count(b"\n") or 1 for block in blocks)
 
 
 class LogRecord(msgspec.Struct, frozen=True, gc=False):
@@ -106,6 +113,16 @@ class ThrottledLogWriter(LogWriter, Protocol):
 
     @property
     def full(self) -> bool: ...
+
+
+@runtime_checkable
+class CountingLogWriter(LogWriter, Protocol):
+    """A writer that counts the log entries (lines, or pieces of lines) of this run that it has dropped without raising. The
+    monitor reads the number after each `write` and after `close`, and adds the entries of each `write` that has raised. The
+    daemon shows the sum: see docs/operations.md."""
+
+    @property
+    def dropped(self) -> int: ...
 
 
 @runtime_checkable

@@ -109,6 +109,7 @@ def test_queue_is_bounded_while_the_container_does_not_wait() -> None:
     assert writer.dropped == 80
     gate.may.set()
     writer.close()
+    assert writer.dropped == 80
 
 
 def test_failed_connection_is_made_again(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -133,7 +134,7 @@ def test_line_that_cannot_be_encoded_is_dropped(capsys: pytest.CaptureFixture[st
     writer = SendingWriter("t", Broken(), {})
     writer.write([block(b"one\ntwo\n")])
     writer.close()
-    assert writer.dropped == 1
+    assert writer.dropped == 2
     assert "log driver t: ValueError: bad line" in capsys.readouterr().err
 
 

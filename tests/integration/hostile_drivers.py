@@ -98,6 +98,15 @@ def blocks(*_: Any, **__: Any) -> Any:
     time.sleep(SLEEP)
 
 
+def catches_everything(*_: Any, **__: Any) -> Any:
+    begins()
+    for _ in range(10):
+        try:
+            time.sleep(SLEEP)
+        except Exception:
+            pass
+
+
 def waits_for_a_lock(*_: Any, **__: Any) -> Any:
     begins()
     _over.wait(SLEEP)
@@ -206,6 +215,23 @@ class Writer:
         pass
 
 
+class Dropper(Writer):
+    """Counts the lines that it drops."""
+
+    def __init__(self) -> None:
+        super().__init__(self._drop)
+        self.dropped = 0
+
+    def _drop(self, blocks: Any) -> None:
+        self.dropped += sum(block.data.count(b"\n") for block in blocks)
+
+
+class Throttled(Writer):
+    @property
+    def full(self) -> Any:
+        return fails()
+
+
 class Reader:
     def __init__(self, **members: Callable[..., Any]) -> None:
         self._members = members
@@ -252,6 +278,10 @@ PLUGINS |= {
     ("log", "open-exits"): hostile("log", open_writer=exits),
     ("log", "open-none"): hostile("log", open_writer=nothing),
     ("log", "write-hangs"): writer(blocks),
+    ("log", "write-catches"): writer(catches_everything),
+    ("log", "write-blocks-ring"): writer(blocks),
+    ("log", "write-drops"): hostile("log", open_writer=lambda *_: Dropper()),
+    ("log", "full-raises"): hostile("log", open_writer=lambda *_: Throttled(nothing)),
     ("log", "write-raises"): writer(fails),
     ("log", "write-exits"): writer(exits),
     ("log", "read-interrupts"): reader(read=interrupts),

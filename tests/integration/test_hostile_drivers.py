@@ -19,11 +19,14 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+from urllib.request import urlopen
 from venv import EnvBuilder
 
 import pytest
 from tests.integration import hostile_drivers
 from tests.integration.engine import Engine, patience, until
+
+from orlop_sdk.testing.ports import free_port
 
 pytestmark = pytest.mark.root
 
@@ -31,6 +34,18 @@ DEADLINE = patience(1)
 LATENCY = 50  # ms that the event loop may be blocked
 NO_ANSWER = 599
 HANGS = r"gave no answer in [\d.]+ s|was not loaded in [\d.]+ s"
+
+OPTIONS = {"write-blocks-ring": {"mode": "non-blocking", "max-buffer-size": "20"}}
+
+LOSSES = {
+    "write-hangs": 'DriverError: log driver "write-hangs" did not write in 5 s',
+    "write-catches": 'DriverError: log driver "write-catches" did not write in 5 s',
+    "write-raises": "ValueError: out of order",
+    "write-exits": "SystemExit: 3",
+    "write-drops": "the driver dropped them",
+    "write-blocks-ring": "the buffer of mode=non-blocking was full",
+}
+"""The reasons that the daemon shows for lost log entries."""
 
 # Modules whose import is the fault.
 MODULES = {
@@ -77,13 +92,16 @@ CASES = [
     Case("log", "property-wrong", "create", "capabilities is of type Options"),
     Case("log", "path-hangs", "create start inspect stop"),
     Case("log", "path-number", "create start inspect stop"),
-    # On a busy machine, the daemon's deadline comes first
-    Case("log", "open-hangs", "create start", 'log driver "open-hangs" did not open the log in 5 s|does not answer'),
+    Case("log", "open-hangs", "create start", 'log driver "open-hangs" did not open the log in 5 s'),
     Case("log", "open-exits", "create start", "failed to initialize logging driver: SystemExit: 3"),
     Case("log", "open-none", "create start", 'log driver "open-none" returned NoneType, which lacks `write` of LogWriter'),
-    Case("log", "write-hangs", "create start inspect stop"),
-    Case("log", "write-raises", "create start inspect stop"),
-    Case("log", "write-exits", "create start inspect stop"),
+    Case("log", "write-hangs", "create start lost stop"),
+    Case("log", "write-catches", "create start lost stop"),
+    Case("log", "write-raises", "create start lost stop start stop lost"),
+    Case("log", "write-exits", "create start lost kill"),
+    Case("log", "write-drops", "create start lost"),
+    Case("log", "write-blocks-ring", "create start lost"),
+    Case("log", "full-raises", "create start inspect stop"),
     Case("log", "read-interrupts", "create start logs", "KeyboardInterrupt"),
     Case("log", "read-hangs", "create start logs", HANGS),
     Case("log", "fileno-hangs", "create start follow", HANGS),
@@ -166,6 +184,7 @@ class Results:
     engine: Engine
     answers: dict[Case, list[tuple[str, float, int, str]]] = field(default_factory=dict)
     slowest: float = 0.0
+    metrics: str = ""
 
 
 class Meeting:
@@ -201,7 +220,7 @@ class Meeting:
         kind, name = self.case.kind, self.case.name
         host: dict[str, Any] = {"NetworkMode": "none"}
         if kind == "log":
-            host["LogConfig"] = {"Type": name}
+            host["LogConfig"] = {"Type": name, "Config": OPTIONS.get(name, {})}
         elif kind == "volume":
             mount = {
                 "Type": "volume",
@@ -223,6 +242,14 @@ class Meeting:
 
     def stop(self) -> tuple[int, str]:
         return self._ask("POST", f"/containers/{self.name}/stop")
+
+    def kill(self) -> tuple[int, str]:
+        return self._ask("POST", f"/containers/{self.name}/kill")
+
+    def lost(self) -> tuple[int, str]:
+        """Wait until inspect shows that log entries are lost."""
+        until(lambda: "LogLost" in self.inspect()[1], f"lost entries of {self.name}", patience(20))
+        return 200, json.dumps(json.loads(self.inspect()[1])["LogLost"])
 
     def inspect(self) -> tuple[int, str]:
         return self._ask("GET", f"/containers/{self.name}/json")
@@ -260,12 +287,13 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Results]:
     venv = tmp_path_factory.mktemp("venv")
     install(environment(venv))
     runtimes = {case.name: {"path": "runc", "runtimeType": case.name} for case in CASES if case.kind == "runtime"}
-    engine = PluginEngine({"runtimes": runtimes, "shutdown-timeout": 3}, venv)
+    metrics = f"127.0.0.1:{free_port()}"
+    engine = PluginEngine({"runtimes": runtimes, "shutdown-timeout": 3, "metrics-addr": metrics}, venv)
     try:
         engine.start(environment={"ORLOP_DRIVER_TIMEOUT": str(DEADLINE), "ORLOP_LOOP_WATCHDOG": str(patience(LATENCY))})
         engine.load()
         engine.ok("run", "-d", "--name", "well", "busybox", "sleep", "600")
-        found = Results(engine)
+        found = Results(engine, metrics=metrics)
         over = threading.Event()
 
         def probe() -> None:
@@ -301,6 +329,22 @@ def test_operations_of_a_hostile_driver_end(results: Results, case: Case) -> Non
         assert case.name in text, text
     assert removal[2] in (204, 404), answers
     assert results.engine.api("GET", f"/containers/{case.kind}-{case.name}/json")[0] == 404
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_lost_log_entries_are_seen(results: Results, name: str) -> None:
+    """In inspect, in events, in the daemon's log and in the metrics."""
+    engine, (case,) = results.engine, [case for case in CASES if case.name == name]
+    shown = [json.loads(text) for step, _, _, text in results.answers[case] if step == "lost"]
+    assert {each["Reason"] for each in shown} == {LOSSES[name]}
+    events = [event["Actor"]["Attributes"] for event in engine.all_events(container=f"log-{name}", event="log-lost")]
+    assert {(event["driver"], event["reason"]) for event in events} == {(name, LOSSES[name])}
+    assert sum(int(event["count"]) for event in events) >= shown[-1]["Count"] >= shown[0]["Count"] > 0
+    assert f'container log-{name}: log driver "{name}" lost ' in engine.log()
+    with urlopen(f"http://{results.metrics}/metrics", timeout=patience(10)) as answer:
+        text = answer.read().decode()
+    found = re.search(rf'^orlop_log_lost_entries_total\{{driver="{name}"\}} (\d+)$', text, re.MULTILINE)
+    assert found and int(found[1]) >= shown[-1]["Count"]
 
 
 def test_other_containers_and_requests_go_on(results: Results) -> None:

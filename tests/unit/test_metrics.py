@@ -142,9 +142,11 @@ def fake_engine(tmp_path: Path, **config: Any) -> Any:
     index = FakeIndex([monitor, SimpleNamespace(run=None)])
     index.counts = lambda: {"total": 3, "running": 1, "paused": 0, "stopped": 2}
     gate = SimpleNamespace(failures=Counter(deadline=3), degraded=True, abandoned=2)
+    counters = Counters()
+    counters.log_lost[("json-file",)] = 4
     return SimpleNamespace(
         config=SimpleNamespace(data_root=str(tmp_path), debug=False, **config),
-        counters=Counters(),
+        counters=counters,
         store=SimpleNamespace(on_commit=None),
         storage_name="overlay2",
         events=EventBus(),
@@ -186,6 +188,7 @@ def test_metrics_are_collected_at_each_request(tmp_path: Path) -> None:
             "orlop_monitors 1",
             'orlop_driver_failures_total{kind="network",driver="mine",reason="deadline"} 3',
             'orlop_driver_failures_total{kind="network",driver="mine",reason="exception"} 0',
+            'orlop_log_lost_entries_total{driver="json-file"} 4',
             'orlop_driver_degraded{kind="network",driver="mine"} 1',
             'orlop_driver_abandoned_calls{kind="network",driver="mine"} 2',
         ):

@@ -14,6 +14,7 @@ __all__ = [
     "DISTRIBUTIONS",
     "HOST_NETWORK",
     "LOG_CACHE_DRIVER",
+    "LOG_DISTRIBUTIONS",
     "LOG_DRIVER",
     "NETWORK_DRIVER",
     "NO_LOG_DRIVER",
@@ -93,3 +94,6 @@ DISTRIBUTIONS = frozenset(
     }
 )
 """The drivers of this project. Their methods run on the daemon's event loop. The tests fail if a method blocks the loop."""
+
+LOG_DISTRIBUTIONS = tuple(sorted(name for name in DISTRIBUTIONS if name.startswith("orlop-log-")))
+"""The log drivers of this project. Monitors call their writers without a deadline, because they wait only for their disk."""

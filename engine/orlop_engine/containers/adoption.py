@@ -30,7 +30,7 @@ from orlop_sdk import InvalidParameter, OrlopError, cgroups, linux
 
 from . import connections, exits, lifecycle, pausing, probes, run_cleanup, runtime
 from .container import Container, Run
-from .monitor_events import on_event
+from .monitor_events import note_lost_log, on_event, on_resumed
 from .ports import Ports
 from .record import ContainerRecord
 
@@ -184,7 +184,8 @@ async def _adopt_ended(ports: Ports, container: Container, run: Run) -> None:
 async def _adopt(ports: Ports, container: Container, run: Run, status: Status) -> None:
     monitor = run.monitor
     assert monitor is not None
-    monitor.on_resumed = partial(ports.execs.reconcile, container)
+    monitor.on_resumed = partial(on_resumed, ports, container)
+    note_lost_log(ports, container, status.log_lost)
     # The previous daemon had begun to remove the container. It died before it killed the container, and no client was told
     # of the removal
     with container.publish() as draft:
@@ -223,6 +224,7 @@ def _note_init(container: Container, init: InitRecord | None) -> bool:
         return False
     with container.publish() as draft:
         draft.state = state.after_adoption(init.pid, init.start_time, init.time_ns)
+        draft.begin_log()
         draft.started_before = True
     return True
 
@@ -266,6 +268,8 @@ async def _account_lost(ports: Ports, container: Container, *, never: bool = Fal
             draft.state = draft.state.after_cancelled_restart()
         elif died:
             _note_exit(draft, run, init)
+    if died and (found := runs.exit_record(run.run_dir)) is not None:
+        note_lost_log(ports, container, found.log_lost)
     if ports.state.networks_restored:
         await connections.release(ports, container)
     with container.publish() as draft:
@@ -285,5 +289,6 @@ def _note_exit(draft: ContainerRecord, run: Run, init: InitRecord | None) -> Non
     exited = (found.code, found.time_ns, found.oom) if found else (exits.UNKNOWN_EXIT, time.time_ns(), False)
     if init is not None and not draft.state.running:
         draft.state, draft.started_before = draft.state.after_unseen_exit(init.time_ns, *exited), True
+        draft.begin_log()
     else:
         draft.state = draft.state.after_exit(*exited)

@@ -20,6 +20,7 @@ from orlop_sdk import OrlopError
 
 from . import connections, restarts, runtime
 from .container import Container, Run
+from .monitor_events import note_lost_log
 from .ports import DaemonState, Ports
 from .rows import Rows
 
@@ -78,7 +79,7 @@ async def _found(run: Run) -> Exited:
     with trio.move_on_after(ZYGOTE_PATIENCE):
         while (record := runs.exit_record(run.run_dir)) is None:  # noqa: ASYNC110 - a file of another process
             await trio.sleep(0.01)
-        return Exited(record.code, record.time_ns, record.oom)
+        return Exited(record.code, record.time_ns, record.oom, record.log_lost)
     if (init := runs.init_record(run.run_dir)) is not None:
         await trio.to_thread.run_sync(runs.kill_cgroups, init)
     return Exited(UNKNOWN_EXIT, time.time_ns())
@@ -92,6 +93,7 @@ async def account(ports: Ports, container: Container, run: Run, exited: Exited) 
     except Exception:
         log.exception("container %s has ended, but not all of its network resources were released", container.name)
     ports.events.publish_volumes(container, "unmount")
+    note_lost_log(ports, container, exited.log_lost)  # if no daemon ran when the monitor reported it
     ran_for = (exited.time_ns - container.record.state.started_ns) / 1e9
     again = _wanted_again(ports.state, container, exited.code)
     # The exit is published before the commit, because the container has ended even if a full disk prevents the commit

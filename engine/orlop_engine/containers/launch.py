@@ -49,7 +49,7 @@ from . import runtime as runtimes
 from .container import Container, Joined, Run
 from .index import ContainerIndex
 from .log_info import log_info
-from .monitor_events import on_event
+from .monitor_events import on_event, on_resumed
 from .ports import Ports
 from .runtime import task
 
@@ -96,8 +96,10 @@ async def launch(ports: Ports, container: Container, image: str = "") -> Run:
                 links.ports(ports.index, ports.networks, record),
             )
         run.monitor = monitor = run.monitor or await prepared_sandbox.fork(ports, container, wanted, runtime)
+        with container.publish() as draft:
+            draft.begin_log()
         monitor.on_event = lambda event: on_event(ports, container, run, event)
-        monitor.on_resumed = partial(ports.execs.reconcile, container)
+        monitor.on_resumed = partial(on_resumed, ports, container)
         _publish_sandbox(container, None)
         if plan is not None:
             with ports.counters.timed("network", "allocate"):
@@ -181,7 +183,14 @@ def _wanted(ports: Ports, container: Container, runtime: Runtime, network: str, 
     if config.type != defaults.NO_LOG_DRIVER:
         options = dict(config.config or {})
         copy = log_cache.driver_of_copy(config.type, options)
-        log = Log(config.type, log_info(paths, container), options, copy, log_cache.options_of_copy(options))
+        log = Log(
+            config.type,
+            log_info(paths, container),
+            options,
+            copy,
+            log_cache.options_of_copy(options),
+            own=defaults.LOG_DISTRIBUTIONS,
+        )
     return Launch(
         id=record.id,
         run_dir=paths.run_dir(record.id),

@@ -19,6 +19,7 @@ import trio
 
 from orlop_monitor import records
 from orlop_monitor.protocol import (
+    LOG_OPENING,
     Attach,
     Event,
     Exec,
@@ -50,6 +51,7 @@ log = logging.getLogger("orlop.processes")
 
 _DEADLINE = PATIENCE
 _LAUNCH_DEADLINE = 30.0
+_LOG_DEADLINE = 3 * LOG_OPENING  # the monitor reports that a log driver hangs; on a busy machine, the report takes longer
 _FDS_A_MESSAGE = 200  # file descriptors in one message; the kernel allows 253 (SCM_MAX_FD)
 
 
@@ -261,10 +263,15 @@ class MonitorClient:
             pass  # the monitor may be ending, or `_listen` reconnects
 
     async def _ask(
-        self, what: str, request: Callable[[int], Request], seconds: float = _DEADLINE, fds: Sequence[int] = ()
+        self,
+        what: str,
+        request: Callable[[int], Request],
+        seconds: float = _DEADLINE,
+        fds: Sequence[int] = (),
+        busy: float = 0.0,
     ) -> Body:
         assert self._watchdog
-        return await self._watchdog.wait(what, lambda: self._ask_patiently(what, request, seconds, fds))
+        return await self._watchdog.wait(what, lambda: self._ask_patiently(what, request, seconds, fds), busy)
 
     async def _ask_patiently(
         self, what: str, request: Callable[[int], Request], seconds: float, fds: Sequence[int] = ()
@@ -307,8 +314,8 @@ class MonitorClient:
     async def start(self, start: Start) -> Started:
         """Run the container. Raises `StartFailed` when the runtime cannot run the container; in this case the monitor has
         already cleaned up and ended."""
-        seconds = start.run.timeout + start.delete.timeout + _DEADLINE
-        answer = await self._ask("start the container", lambda n: Request(n, start), seconds)
+        seconds = _LOG_DEADLINE + start.run.timeout + start.delete.timeout + _DEADLINE
+        answer = await self._ask("start the container", lambda n: Request(n, start), seconds, busy=_LOG_DEADLINE)
         if isinstance(answer, Started):
             return answer
         with trio.move_on_after(_DEADLINE):

@@ -53,13 +53,13 @@ class MonitorWatchdog:
             "docker kill and docker rm -f work without its monitor"
         )
 
-    async def wait(self, what: str, answer: Callable[[], Awaitable[T]]) -> T:
-        """Await an answer. Raises `Unavailable` if the monitor is silent already, or as soon as it is found to be
-        silent."""
+    async def wait(self, what: str, answer: Callable[[], Awaitable[T]], busy: float = 0.0) -> T:
+        """Await an answer. Raises `Unavailable` if the monitor is silent already, or as soon as it is found to be silent.
+        `busy`: the monitor may have to work for this number of seconds before it can answer anything."""
         if self.silent:
             raise self.complaint(what)
         with trio.CancelScope() as scope:
-            self._waiting[scope] = trio.current_time()
+            self._waiting[scope] = trio.current_time() + busy
             if not self._looking:
                 self._looking = True
                 self._nursery.start_soon(self._look)

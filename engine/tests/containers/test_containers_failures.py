@@ -24,7 +24,7 @@ from orlop_engine.types.containers import CreateRequest, HostConfig, RestartPoli
 from orlop_engine.types.images import ImageConfig
 from orlop_kernel import daemon
 from orlop_kernel.store import Store
-from orlop_monitor.protocol import Attach, Event, Exited, Oom, Started
+from orlop_monitor.protocol import Attach, Event, Exited, LogLost, Oom, Started, Status
 from orlop_monitor.streams import Attachment, Output
 from orlop_sdk import Command, DeadlineExceeded, DriverError, InvalidParameter, Mount, Unavailable
 
@@ -464,6 +464,30 @@ def test_out_of_memory_kill_is_reported_once(tmp_path, monkeypatch):
             await h.run.finished.wait()
             assert h.engine.actions()[-2:] == ["oom", "die"]
             h.run.monitor.gone.set()
+
+    run_fast(main)
+
+
+def test_lost_log_entries_are_shown_and_reported(tmp_path, monkeypatch, caplog):
+    async def main():
+        async with engine_fixture(tmp_path, monkeypatch) as h:
+            await h.containers.start(h.container)
+            revision = h.container.revision
+            monitor_events.on_event(h.ports, h.container, h.run, Event(LogLost(3, "ValueError: out of order")))
+            monitor_events.on_event(h.ports, h.container, h.run, Event(LogLost(5, "")))
+            assert h.engine.actions() == ["start", "log-lost", "log-lost"]
+            assert (h.container.record.log_lost, h.container.record.log_lost_reason) == (5, "ValueError: out of order")
+            assert h.container.revision is not revision
+            assert sum(h.engine.counters.log_lost.values()) == 5
+            assert "lost 3 entries: ValueError: out of order" in caplog.text
+            h.run.exited.set(Exited(0, 10**9, log_lost=6))  # no daemon ran when the last report was sent
+            await h.run.finished.wait()
+            assert h.engine.actions()[-2:] == ["log-lost", "die"]
+            with h.container.publish() as draft:
+                draft.begin_log()  # by the next start
+            assert (h.container.record.log_lost, h.container.record.log_lost_before) == (0, 6)
+            monitor_events.on_resumed(h.ports, h.container, Status("running", 1, log_lost=2), 0.0)
+            assert (h.container.record.log_lost, sum(h.engine.counters.log_lost.values())) == (2, 8)
 
     run_fast(main)
 

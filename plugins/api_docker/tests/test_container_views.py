@@ -11,6 +11,7 @@ from typing import Any, cast
 
 import pytest
 import trio
+from msgspec import UNSET
 
 from orlop_api_docker.container_views import ContainerViews, _form
 from orlop_api_docker.responses import encode
@@ -319,6 +320,9 @@ def test_aliases_include_the_short_id_before_1_45() -> None:
 
 def test_network_settings_lack_the_default_bridge_since_1_52() -> None:
     shown = wire.container_view(details(made()), (1, 52))
+    assert shown.log_lost is UNSET
+    lost = wire.container_view(details(made(log_lost=2, log_lost_before=3, log_lost_reason="full")), (1, 52)).log_lost
+    assert json.loads(encode(lost)) == {"Count": 5, "Reason": "full"}
     assert set(shown.network_settings) == {"SandboxID", "SandboxKey", "Ports", "Networks"}
     assert "Bridge" in wire.container_view(details(made()), (1, 51)).network_settings
 

@@ -203,6 +203,12 @@ class Metrics:
                 ("kind", "action"),
             ),
             _counter(
+                "orlop_log_lost_entries_total",
+                "Log entries of containers that a log driver did not log",
+                lambda: engine.counters.log_lost,
+                ("driver",),
+            ),
+            _counter(
                 "orlop_driver_failures_total",
                 "Failed calls to drivers: no answer in time (reason deadline) or an unexpected exception (reason exception)",
                 lambda: {

@@ -8,7 +8,7 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Protocol
 
-from orlop_sdk.log import LogBlock
+from orlop_sdk.log import LogBlock, entries
 from orlop_sdk.logfiles import buffer_size
 
 from ._lines import Item, Numbering
@@ -22,6 +22,10 @@ _SLOW = 1 << 20
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.1, 5.0  # seconds between attempts to connect
 _LAST_SECONDS = 5.0  # seconds that `close` waits at most, while the service takes lines
 _STALLED_SECONDS = 0.5  # seconds; if the service takes no data for this time, `close` stops waiting
+
+
+def _lines(items: Sequence[Item]) -> int:
+    return sum(item.data.count(b"\n") or 1 for item in items)
 
 
 class Sender(Protocol):
@@ -42,7 +46,8 @@ class Sender(Protocol):
 
 
 class SendingWriter:
-    """Implements `LogWriter`. `dropped` counts blocks of lines that arrived while the queue was full.
+    """Implements `ThrottledLogWriter` and `CountingLogWriter`. `dropped` counts lines that arrived while the queue was full,
+    that could not be encoded, or that were not sent before `close` gave up.
 
     `name` is the driver's name, for messages. `limit` is the size of the queue in bytes, unless `options` have
     `max-buffer-size`. The monitor reads no output while `full` is true.
@@ -62,6 +67,7 @@ class SendingWriter:
         self._closed = False
         self._abandoned = False
         self.dropped = 0
+        self._sending: Sequence[Item] = ()  # what the thread is sending
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
         self._thread.start()
 
@@ -88,7 +94,7 @@ class SendingWriter:
         with self._changed:
             for block in blocks:
                 if self._size >= 2 * self._limit or (self._size >= self._limit and not self.full):
-                    self.dropped += 1
+                    self.dropped += entries((block,))
                     continue
                 self._blocks.append(block)
                 self._size += len(block.data)
@@ -112,6 +118,7 @@ class SendingWriter:
                 break
         with self._changed:
             self._abandoned = True
+            self.dropped += _lines(self._sending) + entries(self._blocks)
             self._changed.notify()
         if self._size:
             print(f"log driver {self._name}: {self._size} bytes of output were not sent", file=sys.stderr)
@@ -129,6 +136,7 @@ class SendingWriter:
                 # The items do not contain the newline after a long line. Count it as sent, so that the size of an empty
                 # queue is 0
                 self._count(sum(len(block.data) for block in blocks) - sum(len(item.data) for item in items))
+                self._sending = items
             try:
                 if not is_open:
                     self._sender.open()
@@ -142,11 +150,12 @@ class SendingWriter:
                 continue
             except Exception as error:
                 print(f"log driver {self._name}: {type(error).__name__}: {error}", file=sys.stderr)
-                self.dropped += len(items)
+                self.dropped += _lines(items)
                 sent = len(items)
             pause = _FIRST_PAUSE
             self._count(sum(len(item.data) for item in items[:sent]))
             items = items[sent:]
+            self._sending = items
         self._sender.close()
 
     def _take(self) -> list[LogBlock]:

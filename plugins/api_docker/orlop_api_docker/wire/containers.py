@@ -68,6 +68,13 @@ class StateView(WireBase, kw_only=True):
     health: dict[str, Any] | UnsetType = UNSET
 
 
+class LogLostView(WireBase):
+    """Log entries that the log driver did not log, since the container's creation. dockerd has no such field."""
+
+    count: int
+    reason: str
+
+
 class ContainerView(WireBase, kw_only=True):
     """`GET /containers/{id}/json`."""
 
@@ -97,6 +104,7 @@ class ContainerView(WireBase, kw_only=True):
     config: ContainerConfig
     network_settings: dict[str, Any]
     image_manifest_descriptor: DescriptorView | UnsetType = UNSET
+    log_lost: LogLostView | UnsetType = UNSET
 
 
 def manifest_descriptor(record: ContainerRecord) -> DescriptorView | UnsetType:
@@ -154,6 +162,11 @@ def mount_points(mounts: Iterable[MountRecord]) -> list[MountPoint]:
     ]
 
 
+def _log_lost(record: ContainerRecord) -> LogLostView | UnsetType:
+    lost = record.log_lost + record.log_lost_before
+    return LogLostView(lost, record.log_lost_reason) if lost else UNSET
+
+
 def container_view(details: Details, version: Version) -> ContainerView:
     """The answer without sizes."""
     record, host, config = details.record, details.record.host_config, details.record.config
@@ -188,6 +201,7 @@ def container_view(details: Details, version: Version) -> ContainerView:
         config=config,
         network_settings=settings,
         image_manifest_descriptor=manifest_descriptor(record) if version >= (1, 48) else UNSET,
+        log_lost=_log_lost(record),
     )
 
 
