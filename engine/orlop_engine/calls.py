@@ -13,9 +13,9 @@ goes through a gate. Whatever a plugin does, the caller gets an answer or an `Or
   factories and checks of a plugin's members run on threads, too (`Gate.make`, `Gate.make_blocking`).
 - Properties (`capabilities`) are read once, when the plugin is loaded.
 - An exception that is not an `OrlopError` becomes a `DriverError`; this includes SystemExit and KeyboardInterrupt.
-- After `MISSES` missed deadlines in a row, the gate is degraded: calls fail immediately with `Unavailable`. After a
-delay, which doubles from `SHORTEST_DELAY` to `LONGEST_DELAY`, one call is made as a trial. If the plugin answers (even
-with an error), the gate is no longer degraded.
+- After `MISSES` missed deadlines in a row, or `FAULTS` unexpected exceptions in a row, the gate is degraded: calls fail
+immediately with `Unavailable`. After a delay, which doubles from `SHORTEST_DELAY` to `LONGEST_DELAY`, one call is made as a
+trial. If the plugin answers (with a value, an `OrlopError` or an `OSError`), the gate is no longer degraded.
 """
 
 from __future__ import annotations
@@ -41,7 +41,18 @@ from orlop_sdk import DeadlineExceeded, DriverError, OrlopError, Unavailable, pr
 if TYPE_CHECKING:
     from orlop_engine.driver_loop import DriverLoop
 
-__all__ = ["DEADLINE", "LONGEST_DELAY", "MISSES", "SHORTEST_DELAY", "SYNCHRONOUS", "Gate", "asked", "guard", "late"]
+__all__ = [
+    "DEADLINE",
+    "FAULTS",
+    "LONGEST_DELAY",
+    "MISSES",
+    "SHORTEST_DELAY",
+    "SYNCHRONOUS",
+    "Gate",
+    "asked",
+    "guard",
+    "late",
+]
 
 T = TypeVar("T")
 P = ParamSpec("P")
@@ -50,6 +61,7 @@ DEADLINE = float(os.environ.get("ORLOP_DRIVER_TIMEOUT", "60"))  # seconds; tests
 SYNCHRONOUS = min(5.0, DEADLINE)  # this is long, because on a busy machine the daemon may not run for a second
 THREADS = 20  # limit of synchronous calls of a plugin that run at the same time, including abandoned calls
 MISSES = 3
+FAULTS = 5  # more than MISSES, because an exception costs no time, and one bad request may cause it
 SHORTEST_DELAY = 1.0
 LONGEST_DELAY = 60.0
 STOPPING = 3.0  # seconds that a cancelled call has for its cleanup while the daemon stops
@@ -58,11 +70,8 @@ _GRACE = 1.0  # seconds that a call has for its cleanup after it was cancelled a
 _log = logging.getLogger("orlop.drivers")
 
 
-def _now() -> float:
-    try:
-        return trio.current_time()
-    except RuntimeError:  # no trio loop is running
-        return time.monotonic()
+class _WrongAnswer(DriverError):
+    """A method returned a value of another type than its Protocol says."""
 
 
 class Gate:
@@ -76,7 +85,8 @@ class Gate:
         self.seconds = seconds
         self.failures: Counter[str] = Counter()
         self.abandoned = 0
-        self._missed = 0
+        self._missed = self._faults = 0  # missed deadlines and unexpected exceptions in a row
+        self._ahead = 0.0  # of `time.monotonic`, which threads have instead of trio's clock
         self._delay = SHORTEST_DELAY
         self._retry_at = 0.0
         self._on_trial = False
@@ -90,21 +100,37 @@ class Gate:
     @property
     def degraded(self) -> bool:
         """Whether calls fail immediately."""
-        return self._missed >= MISSES
+        return self._missed >= MISSES or self._faults >= FAULTS
+
+    def _now(self) -> float:
+        """The time of trio's clock, also on threads."""
+        try:
+            now = trio.current_time()
+        except RuntimeError:  # no trio loop is running in this thread
+            return time.monotonic() + self._ahead
+        self._ahead = now - time.monotonic()
+        return now
 
     def describe(self) -> str:
         """A message that says why calls fail immediately, and until when."""
-        wait = max(0.0, self._retry_at - _now())
+        wait = max(0.0, self._retry_at - self._now())
+        calls = f"did not answer {self._missed}" if self._missed >= MISSES else f"failed in {self._faults}"
         again = "is being called again" if self._on_trial else f"is called again in {wait:.0f} s"
-        return f"{self.label} did not answer {self._missed} calls in a row; it {again}"
+        return f"{self.label} {calls} calls in a row; it {again}"
 
     # --- calls ------------------------------------------------------------------------------------------------------
 
     async def call(
-        self, verb: str, method: Callable[..., Awaitable[T]], args: Sequence[Any], kwargs: Mapping[str, Any]
+        self,
+        verb: str,
+        method: Callable[..., Awaitable[T]],
+        args: Sequence[Any],
+        kwargs: Mapping[str, Any],
+        check: Callable[[Any], Any] | None = None,
     ) -> T:
-        """Await `method(*args, **kwargs)` in a separate task. `verb` is for messages: "cannot VERB: LABEL failed"."""
-        trial = self._missed >= MISSES and self._admit(verb)
+        """Await `method(*args, **kwargs)` in a separate task. `verb` is for messages: "cannot VERB: LABEL failed". `check`
+        converts the answer, or raises `_WrongAnswer`."""
+        trial = self.degraded and self._admit(verb)
         call = _Call(self, verb, method, args, kwargs)
         deadline = trio.current_time() + self.seconds
         # The call runs in a system task, which only this caller can cancel. So shielded cleanup code can call plugins while
@@ -135,11 +161,15 @@ class Gate:
             if not call.answered:
                 self._miss(trial)
                 raise DeadlineExceeded(f"cannot {verb}: {self.label} gave no answer in {self.seconds:g} s") from call.error
-        if self._missed:
-            self._answer()
-        if call.answered:
-            return typing.cast("T", call.value)
-        raise self.failure(verb, call.error or DriverError(f"cannot {verb}: {self.label} cancelled its own call"))
+        if not call.answered:
+            error = call.error or DriverError(f"cannot {verb}: {self.label} cancelled its own call")
+            raise self.failure(verb, error, trial)
+        try:
+            value = check(call.value) if check else call.value
+        except _WrongAnswer as error:
+            raise self.failure(verb, error, trial) from None
+        self._answer()
+        return typing.cast("T", value)
 
     async def _wait_cancelled(self, call: _Call, scope: trio.CancelScope) -> None:
         if self._stopping:
@@ -158,16 +188,14 @@ class Gate:
 
     def call_now(self, verb: str, function: Callable[[], T]) -> T:
         """Call a synchronous function of the plugin on the caller's thread, without a deadline."""
-        if self.degraded and (self._on_trial or _now() < self._retry_at):
+        trial = self.degraded
+        if trial and (self._on_trial or self._now() < self._retry_at):
             raise Unavailable(f"cannot {verb}: {self.describe()}")
         try:
             value = function()
         except BaseException as error:
-            if self._missed:
-                self._answer()
-            raise self.failure(verb, error) from error
-        if self._missed:
-            self._answer()
+            raise self.failure(verb, error, trial) from error
+        self._answer()
         return value
 
     def late(self, verb: str, seconds: float) -> DeadlineExceeded:
@@ -180,15 +208,14 @@ class Gate:
         """Call a synchronous function of the plugin on a thread, which is abandoned at the deadline or when the caller is
         cancelled."""
         work = _Work(self, f"cannot {verb}: {self.label}", function)
-        trial = self._missed >= MISSES and self._admit(verb)
+        trial = self.degraded and self._admit(verb)
         late = await self._run(work, SYNCHRONOUS, trial, self._threads)
         if late:
             self._miss(trial)
             raise DeadlineExceeded(f"cannot {verb}: {self.label} gave no answer in {SYNCHRONOUS:g} s")
-        if self._missed:
-            self._answer()
         if work.error is not None:
-            raise self.failure(verb, work.error) from work.error
+            raise self.failure(verb, work.error, trial) from work.error
+        self._answer()
         return typing.cast("T", work.value)
 
     async def _run(self, work: _Work[Any], seconds: float, trial: bool, limiter: trio.CapacityLimiter) -> bool:
@@ -207,14 +234,25 @@ class Gate:
             work.abandon()
         return scope.cancelled_caught and not work.ended.is_set()
 
-    def failure(self, verb: str, error: BaseException) -> OrlopError:
-        """The error that a caller gets for an exception of the plugin."""
-        if isinstance(error, OrlopError):
+    def failure(self, verb: str, error: BaseException, trial: bool = False) -> OrlopError:
+        """Count an exception of the plugin. Returns the error that the caller gets."""
+        if isinstance(error, OrlopError) and not isinstance(error, _WrongAnswer):
+            self._answer()
             return error
         failure = as_orlop_error(error, f"cannot {verb}: {self.label} failed")
-        self.failures["exception"] += 1
-        failure.__cause__ = error
+        self._count_exception(error, trial)
+        if failure is not error:
+            failure.__cause__ = error
         return failure
+
+    def _count_exception(self, error: BaseException, trial: bool) -> None:
+        """An `OSError` comes from the plugin's disk or service. A call that frees space on a full disk must be tried, so
+        these exceptions do not make the plugin degraded."""
+        self.failures["exception"] += 1
+        if isinstance(error, OSError):
+            self._answer()
+        else:
+            self._count_bad(trial, 0, self._faults + 1)
 
     async def make(self, work: Callable[[], T]) -> T:
         """Run an import or a factory on a thread, which is abandoned at the deadline or when the caller is cancelled."""
@@ -244,12 +282,13 @@ class Gate:
         if waited and not making.ended.is_set():
             self._miss(trial)
             raise DeadlineExceeded(f"cannot use {self.label}: it was not loaded in {waited:g} s")
-        self._answer()
-        if making.error is not None:
-            error = making.error
+        error = making.error
+        if error is None or isinstance(error, OrlopError):
+            self._answer()
+        if error is not None:
             if isinstance(error, OrlopError):
                 raise error
-            self.failures["exception"] += 1
+            self._count_exception(error, trial)
             if isinstance(error, (OSError, ValueError)):
                 raise DriverError(f"cannot use {self.label}: {error}") from error
             raise as_orlop_error(error, f"cannot use {self.label}") from error
@@ -262,27 +301,33 @@ class Gate:
         is due."""
         if not self.degraded:
             return False
-        if self._on_trial or _now() < self._retry_at:
+        if self._on_trial or self._now() < self._retry_at:
             raise Unavailable(f"cannot {verb}: {self.describe()}")
         self._on_trial = True
         return True
 
     def _answer(self) -> None:
+        if not self._missed and not self._faults:
+            return
         if self.degraded:
             _log.info("%s answers again", self.label)
-        self._missed = 0
+        self._missed = self._faults = 0
         self._delay = SHORTEST_DELAY
         self._on_trial = False
 
     def _miss(self, trial: bool) -> None:
         self.failures["deadline"] += 1
-        was, self._missed = self.degraded, self._missed + 1
+        self._count_bad(trial, self._missed + 1, self._faults)
+
+    def _count_bad(self, trial: bool, missed: int, faults: int) -> None:
+        was = self.degraded
+        self._missed, self._faults = missed, faults
         if trial:
             self._on_trial = False
             self._delay = min(LONGEST_DELAY, 2 * self._delay)
-            self._retry_at = _now() + self._delay
+            self._retry_at = self._now() + self._delay
         elif self.degraded and not was:
-            self._retry_at = _now() + self._delay
+            self._retry_at = self._now() + self._delay
             _log.warning("%s; until then, calls to this driver fail immediately", self.describe())
 
     def count_abandoned(self, change: int) -> None:
@@ -458,8 +503,7 @@ def _checked(gate: Gate, verb: str, value: Any, member: Callable[..., Any]) -> A
     value is guarded."""
     wanted, hint = protocols.checkable(member), protocols.returned(member)
     if wanted is not None and not isinstance(value, wanted):
-        gate.failures["exception"] += 1
-        raise DriverError(f"cannot {verb}: {gate.label} returned {type(value).__name__}, not {wanted.__name__}")
+        raise _WrongAnswer(f"cannot {verb}: {gate.label} returned {type(value).__name__}, not {wanted.__name__}")
     return guard(gate, value, hint) if protocols.is_protocol(hint) else value
 
 
@@ -470,10 +514,12 @@ def _property(name: str) -> property:
 def _method(name: str, member: Callable[..., Any]) -> Callable[..., Any]:
     verb = name.replace("_", " ")
 
+    def check(gate: Gate, value: Any) -> Any:
+        return _checked(gate, verb, value, member)
+
     @functools.wraps(member)
     async def call(self: _Proxy, *args: Any, **kwargs: Any) -> Any:
-        value = await self._gate.call(verb, getattr(self._plugin, name), args, kwargs)
-        return _checked(self._gate, verb, value, member)
+        return await self._gate.call(verb, getattr(self._plugin, name), args, kwargs, functools.partial(check, self._gate))
 
     return call
 

@@ -115,7 +115,7 @@ class Drivers:
         self._stopping = False
 
     def degraded(self) -> Iterator[str]:
-        """A message for each driver whose calls fail immediately because it did not answer."""
+        """A message for each driver whose calls fail immediately because it did not answer, or failed."""
         return (gate.describe() for _, gate in sorted(self.gates.items()) if gate.degraded)
 
     def _gate(self, kind: str, name: str) -> Gate:

@@ -9,7 +9,7 @@ import trio
 import trio.lowlevel
 from trio.testing import MockClock
 
-from orlop_engine.calls import DEADLINE, LONGEST_DELAY, Gate, asked, guard
+from orlop_engine.calls import DEADLINE, FAULTS, LONGEST_DELAY, Gate, asked, guard
 from orlop_kernel import abandoned
 from orlop_sdk import (
     Command,
@@ -473,6 +473,109 @@ def test_breaker_counts_consecutive_failures_only():
         assert not gate.degraded
 
     fast(main)
+
+
+@pytest.mark.parametrize("fault", [KeyError("bug"), ValueError("bug"), SystemExit(3), None], ids=repr)
+def test_breaker_opens_after_unexpected_exceptions(caplog, fault):
+    """Also after answers of a wrong type: None is not a `Volume`."""
+    caplog.set_level(logging.INFO)
+    faulty, calls = [True], []
+
+    async def behave(name):
+        calls.append(name)
+        if not faulty:
+            return VOLUME
+        if fault is None:
+            return None
+        raise fault
+
+    async def main():
+        gate, driver = volume(behave)
+        for _ in range(FAULTS):
+            assert not gate.degraded
+            with pytest.raises(DriverError):
+                await driver.get("v")
+        with pytest.raises(Unavailable, match='volume driver "x" failed in 5 calls in a row; it is called again in 1 s'):
+            await driver.get("v")
+        assert len(calls) == FAULTS == gate.failures["exception"]
+        await trio.sleep(1.1)
+        with pytest.raises(DriverError):  # the trial
+            await driver.get("v")
+        with pytest.raises(Unavailable, match="failed in 6 calls in a row; it is called again in 2 s"):
+            await driver.get("v")
+        await trio.sleep(2.1)
+        faulty.clear()
+        assert await driver.get("v") == VOLUME and not gate.degraded
+
+    fast(main)
+    told = [record.message for record in caplog.records if record.name == "orlop.drivers"]
+    assert len(told) == 2 and "failed in 5 calls in a row" in told[0] and "answers again" in told[1]
+
+
+@pytest.mark.parametrize("error", [NotFound("no v"), OSError(28, "No space left on device")], ids=repr)
+def test_errors_about_the_request_or_the_disk_do_not_open_the_breaker(error):
+    async def behave(name):
+        raise error
+
+    async def main():
+        gate, driver = volume(behave)
+        for _ in range(3 * FAULTS):
+            with pytest.raises((NotFound, DriverError)):
+                await driver.get("v")
+        assert not gate.degraded
+
+    fast(main)
+
+
+def test_value_between_exceptions_keeps_the_breaker_closed():
+    async def behave(name):
+        raise KeyError(name)
+
+    async def main():
+        gate, driver = volume(behave)
+        for _ in range(FAULTS):
+            for _ in range(FAULTS - 1):
+                with pytest.raises(DriverError):
+                    await driver.get("v")
+            assert await driver.names() == {"v"}
+        assert not gate.degraded
+
+    fast(main)
+
+
+def test_thread_is_admitted_after_the_delay():
+    """A call on a thread has no trio clock, which begins at a random time."""
+
+    class Log(FakeLog):
+        broken = True
+
+        def path(self, info):
+            if self.broken:
+                raise KeyError("bug")
+            return "/log"
+
+    async def main():
+        gate = Gate("log driver")
+        plugin = Log()
+        driver = guard(gate, plugin, LogDriver)
+        for _ in range(FAULTS):
+            with pytest.raises(DriverError):
+                await trio.to_thread.run_sync(driver.path, None)
+        with pytest.raises(Unavailable):
+            await trio.to_thread.run_sync(driver.path, None)
+        plugin.broken = False
+        gate._retry_at -= 2  # instead of waiting
+        assert await trio.to_thread.run_sync(driver.path, None) == "/log"
+
+        gate._missed = 3
+        gate._retry_at = trio.current_time() + 1000  # counted on the event loop
+        gate._now()
+        with pytest.raises(Unavailable, match=r"again in \d{3,4} s"):
+            await trio.to_thread.run_sync(driver.path, None)
+        gate._retry_at = trio.current_time() - 1
+        assert await trio.to_thread.run_sync(driver.path, None) == "/log"
+
+    trio.run(main)
 
 
 def test_cancelled_trial_leaves_the_breaker_open():

@@ -166,10 +166,21 @@ class Information:
         )
 
     def _drivers(self) -> list[DriverInfo]:
-        return [
-            DriverInfo(kind=kind, name=name, distribution=factory.distribution, version=factory.version)
-            for (kind, name), factory in sorted(self._engine.drivers.loaded.items())
-        ]
+        drivers = self._engine.drivers
+        found = []
+        for key, factory in sorted(drivers.loaded.items()):
+            gate = drivers.gates.get(key)
+            degraded = gate.describe() if gate is not None and gate.degraded else UNSET
+            found.append(
+                DriverInfo(
+                    kind=key[0],
+                    name=key[1],
+                    distribution=factory.distribution,
+                    version=factory.version,
+                    degraded=degraded,
+                )
+            )
+        return found
 
     def _missing_runtimes(self) -> list[str]:
         return [name for name, entry in self._engine.config.all_runtimes().items() if shutil.which(entry.path) is None]

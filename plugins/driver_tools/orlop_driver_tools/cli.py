@@ -1,9 +1,11 @@
-"""`orlop driver`: a group of commands of the client. It works on the Python environment in which it is installed."""
+"""`orlop driver`: a group of commands of the client. It works on the Python environment in which it is installed. Only
+`list` asks the daemon, and works without one."""
 
 from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Any
 
 import click
 import msgspec
@@ -30,17 +32,30 @@ def driver() -> None:
 @click.option("--format", "form", type=click.Choice(["json"]), help="'json': print JSON instead of a table")
 def list_drivers(form: str | None) -> None:
     """List the installed drivers, with the distributions that contain them. The column STATE says why a driver cannot be
-    loaded.
+    loaded, or why the daemon of this machine does not call it.
 
     \b
     Examples:
       orlop driver list
     """
-    found = listing.installed()
+    found = listing.with_degraded(listing.installed(), _in_use(click.get_current_context().obj))
     if form == "json":
         click.echo(msgspec.json.format(msgspec.json.encode([each._asdict() for each in found]), indent=2).decode())
     else:
         click.echo(listing.table(found))
+
+
+def _in_use(session: Any) -> list[dict[str, str]]:
+    """The drivers that the daemon uses. Empty without a daemon, for a daemon on another machine, and for dockerd. `session`
+    is the client's session; None outside of the client."""
+    if session is None:
+        return []
+    try:
+        if not session.address.path:  # the address is not a unix socket
+            return []
+        return list(session.engine.get("/info").get("OrlopDrivers") or ())
+    except Exception:  # the list of this environment is complete without the daemon, whose errors the client can show itself
+        return []
 
 
 @driver.command("new", short_help="Write the project of a new driver, which works and passes its tests")

@@ -1,19 +1,20 @@
-"""The drivers that are installed in this Python environment."""
+"""The drivers that are installed in this Python environment, and whether the daemon finds one of them degraded."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
 from orlop_sdk import OrlopError, discovery, entrypoints, hooks
 
-__all__ = ["Installed", "installed", "table"]
+__all__ = ["Installed", "installed", "table", "with_degraded"]
 
 HEAD = ("KIND", "NAME", "DISTRIBUTION", "VERSION", "STATE")
 
 
 class Installed(NamedTuple):
     """`name` is the name by which daemon.json selects the driver. It is DISTRIBUTION:NAME if several distributions have a
-    driver of this name. `state` is "ok", or the reason why the daemon cannot load the driver."""
+    driver of this name. `state` is "ok", or the reason why the daemon cannot load or does not call the driver."""
 
     kind: str
     name: str
@@ -35,6 +36,22 @@ def installed() -> list[Installed]:
         if (kind, name) not in found:  # another directory may have the same distribution, which Python does not import
             found[kind, name] = Installed(kind, name, distribution, version, _state(kind, name))
     return sorted(found.values())
+
+
+def with_degraded(drivers: Iterable[Installed], in_use: Iterable[Mapping[str, str]]) -> list[Installed]:
+    """The drivers, with the states that the daemon reports. `in_use` is the member `OrlopDrivers` of its answer to
+    `GET /info`. The name of a runtime there is that of its entry in daemon.json."""
+    degraded = {
+        (each["Kind"], each["Distribution"], "" if each["Kind"] == "runtime" else each["Name"].rpartition(":")[2]): each
+        for each in in_use
+        if each.get("Degraded")
+    }
+    found = []
+    for driver in drivers:
+        plain = "" if driver.kind == "runtime" else driver.name.rpartition(":")[2]
+        reported = degraded.get((driver.kind, driver.distribution, plain))
+        found.append(driver._replace(state=f"degraded: {reported['Degraded']}") if reported else driver)
+    return found
 
 
 def _state(kind: str, name: str) -> str:

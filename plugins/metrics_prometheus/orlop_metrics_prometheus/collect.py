@@ -220,7 +220,7 @@ class Metrics:
             ),
             _gauge(
                 "orlop_driver_degraded",
-                "1 for a driver whose calls fail immediately, because it did not answer several calls in a row",
+                "1 for a driver whose calls fail immediately, because several calls in a row failed",
                 lambda: {key: gate.degraded for key, gate in engine.drivers.gates.items()},
                 ("kind", "driver"),
             ),

@@ -90,12 +90,14 @@ class AddressPoolInfo(_Wire, frozen=True, kw_only=True):
 
 
 class DriverInfo(_Wire, frozen=True, kw_only=True):
-    """A driver in use and its package. Orlop adds this field to `GET /info`."""
+    """A driver in use and its package. Orlop adds this field to `GET /info`. `degraded` says why calls of the driver fail
+    immediately."""
 
     kind: str
     name: str
     distribution: str
     version: str
+    degraded: str | UnsetType = UNSET
 
 
 class DeviceInfo(_Wire, frozen=True, kw_only=True):
