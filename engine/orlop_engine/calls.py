@@ -52,6 +52,7 @@ __all__ = [
     "asked",
     "guard",
     "late",
+    "origin",
 ]
 
 T = TypeVar("T")
@@ -77,8 +78,8 @@ class _WrongAnswer(DriverError):
 class Gate:
     """The calls of one plugin. `label` names it in messages: 'storage driver "overlay2"'. `failures` are the numbers of
     failures by reason, "deadline" or "exception"; `abandoned` is the number of calls that still run although their caller
-    has given up. `loop` runs async methods that must not run on the caller's event loop. `is_own` is true for a plugin of
-    this project: its methods run on the caller's event loop."""
+    has given up. `origin` is DISTRIBUTION:NAME of the plugin. `loop` runs async methods that must not run on the caller's
+    event loop. `is_own` is true for a plugin of this project: its methods run on the caller's event loop."""
 
     def __init__(self, label: str, seconds: float = DEADLINE) -> None:
         self.label = label
@@ -94,6 +95,7 @@ class Gate:
         self._threads = trio.CapacityLimiter(THREADS)
         self._stopping = False
         self._cancelled: set[trio.CancelScope] = set()  # scopes of cancelled callers that wait for the end of their calls
+        self.origin = ""
         self.loop: DriverLoop | None = None
         self.is_own = False
 
@@ -545,6 +547,11 @@ def late(plugin: object, verb: str, seconds: float) -> DeadlineExceeded:
     if isinstance(plugin, _Proxy):
         return plugin._gate.late(verb, seconds)
     return DeadlineExceeded(f"cannot {verb}: no answer in {seconds:g} s")
+
+
+def origin(plugin: object) -> str:
+    """DISTRIBUTION:NAME of a guarded plugin; "" for any other object."""
+    return plugin._gate.origin if isinstance(plugin, _Proxy) else ""
 
 
 async def asked(method: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:

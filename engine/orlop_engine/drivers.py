@@ -158,6 +158,17 @@ class Drivers:
     def _keep(self, kind: str, name: str, made: dict[str, T], found: tuple[discovery.Factory, T]) -> None:
         self.loaded[kind, name], made[name] = found
 
+    def meant(self, kind: str, name: str, made_with: str) -> str:
+        """The name of the driver to load. `made_with` is the `origin` of the driver with which a container or volume was
+        created, "" if unknown. If another distribution has registered the same name since then, `name` alone would mean its
+        driver, or be refused."""
+        if not made_with:
+            return name
+        loaded = self.loaded.get((kind, name))
+        if loaded is not None and loaded.origin == made_with:
+            return name
+        return name if discovery.origin(kind, name) == made_with else made_with
+
     # --- kinds --------------------------------------------------------------------------------------------------------
 
     def storage(self, name: str) -> Storage:
@@ -175,11 +186,15 @@ class Drivers:
                 self._keep("storage", name, self._storages, made)
         return self._storages[name]
 
-    async def log(self, name: str) -> LogDriver:
-        """A log driver. Raises `InvalidParameter` for an unknown name, because the name comes from a request."""
+    async def log(self, name: str, made_with: str = "") -> LogDriver:
+        """A log driver. Raises `InvalidParameter` for an unknown name, because the name comes from a request. `made_with`:
+        see `meant`."""
+        meant = self.meant("log", name, made_with)
         try:
-            return await self._make("log", name, self._logs, lambda: _plain("log", name), _log_driver)
+            return await self._make("log", meant, self._logs, lambda: _plain("log", meant, made_with), _log_driver)
         except NotFound as error:
+            if made_with:
+                raise InvalidParameter(str(error)) from None
             # The log lists the installed drivers. The answer contains only Docker's message, because clients compare the
             # whole message
             _log.info("%s", error)
@@ -201,30 +216,42 @@ class Drivers:
 
         return await self._make("network", name, self._networks, work, _network)
 
-    async def volume(self, name: str) -> VolumeDriver:
+    async def volume(self, name: str, made_with: str = "") -> VolumeDriver:
+        """`made_with`: see `meant`. The driver's directory depends on `name`, so that the driver finds its volumes."""
+        meant = self.meant("volume", name, made_with)
+
         def work() -> _Made:
-            factory = _find("volume", name)
+            factory = _find("volume", meant, made_with)
             root = _directory(self.config.data_root, "volume", name, 0o710)
             return factory, factory.make(VolumeContext(root))
 
-        return await self._make("volume", name, self._volumes, work, _volume)
+        return await self._make("volume", meant, self._volumes, work, _volume)
 
-    async def runtime(self, name: str) -> Runtime:
+    async def runtime(self, name: str, made_with: str = "") -> Runtime:
         """A runtime of daemon.json. Its `runtimeType` names the driver; without a `runtimeType`, the driver for runc's
-        command line is used."""
-        if name in self._runtimes:
+        command line is used. `made_with`: see `meant`. It is ignored if `runtimeType` has another name now."""
+        if name in self._runtimes and (not made_with or self.loaded["runtime", name].origin == made_with):
             return self._runtimes[name]
         entry = self.config.all_runtimes().get(name)
         if entry is None:
             known = ", ".join(sorted(self.config.all_runtimes()))
             raise InvalidParameter(f"unknown or invalid runtime name: {name} (configured: {known})")
+        wanted = entry.runtime_type or defaults.RUNTIME_DRIVER
+        key, driver = name, wanted
+        if _plain_name(made_with) != _plain_name(wanted):
+            made_with = ""
+        elif discovery.origin("runtime", wanted) != made_with:
+            key, driver = f"{name} of {made_with}", made_with
+
+        def work() -> _Made:
+            return self._make_runtime(name, entry, _find("runtime", driver, made_with))
+
         try:
-            return await self._make("runtime", name, self._runtimes, lambda: self._make_runtime(name, entry), _runtime)
+            return await self._make("runtime", key, self._runtimes, work, _runtime)
         except NotFound as error:  # after a 404, clients pull the container's image
             raise InvalidParameter(f'cannot use runtime "{name}": {error}') from None
 
-    def _make_runtime(self, name: str, entry: RuntimeEntry) -> _Made:
-        factory = _find("runtime", entry.runtime_type or defaults.RUNTIME_DRIVER)
+    def _make_runtime(self, name: str, entry: RuntimeEntry, factory: discovery.Factory) -> _Made:
         path = shutil.which(entry.path) if entry.path else ""
         if path is None:
             raise InvalidParameter(
@@ -267,6 +294,7 @@ class Drivers:
 
 def _checked(gate: Gate, work: Callable[[], _Made], check: _Check[T]) -> tuple[discovery.Factory, T]:
     factory, made = work()
+    gate.origin = factory.origin
     gate.is_own = not _is_foreign(factory)
     if not gate.is_own:
         from orlop_engine.driver_loop import DriverLoop  # imported here, because most daemons do not need it
@@ -279,15 +307,29 @@ def _is_foreign(factory: discovery.Factory) -> bool:
     return factory.distribution not in defaults.DISTRIBUTIONS
 
 
-def _find(kind: str, name: str) -> discovery.Factory:
+def _plain_name(name: str) -> str:
+    """The name without DISTRIBUTION."""
+    return name.rpartition(":")[2]
+
+
+def _find(kind: str, name: str, made_with: str = "") -> discovery.Factory:
     """Load a driver. If another author wrote it, threads pass on the GIL more often from then on: a driver that computes
-    would otherwise delay each step of the event loop by 5 ms."""
-    factory = discovery.find(kind, name)
+    would otherwise delay each step of the event loop by 5 ms. `made_with`: see `Drivers.meant`."""
+    try:
+        factory = discovery.find(kind, name)
+    except NotFound:
+        if not made_with:
+            raise
+        distribution, _, plain = made_with.rpartition(":")
+        raise NotFound(
+            f'cannot use {kind} driver "{plain}": it was that of the distribution {distribution} at the creation, '
+            "and this distribution is not installed"
+        ) from None
     if _is_foreign(factory):
         sys.setswitchinterval(_SWITCH)
     return factory
 
 
-def _plain(kind: str, name: str) -> _Made:
-    factory = _find(kind, name)
+def _plain(kind: str, name: str, made_with: str) -> _Made:
+    factory = _find(kind, name, made_with)
     return factory, factory.make()

@@ -197,7 +197,7 @@ class Execs:
         execution = Execution(
             state.id, f"{base}.json", f"{base}.pid", f"{base}.log", f"{base}.tty" if state.config.tty else ""
         )
-        runtime = await self._drivers.runtime(container.record.host_config.runtime)
+        runtime = await self._drivers.runtime(*container.record.runtime)
         config = state.config
         message = Exec(
             exec_id=state.id,

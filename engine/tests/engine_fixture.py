@@ -234,6 +234,7 @@ class FakeEngine:
         self.images = SimpleNamespace(get=lambda image: object())
         self.runtime_error = None
         self.drivers = SimpleNamespace(runtime=self._runtime, log=asynced(None), volume=asynced(None), network=asynced(None))
+        self.drivers.meant = lambda kind, name, made_with: name
         self.volumes = None
         index, paths, events = ContainerIndex(), ContainerPaths(self.config.data_root, self.config.exec_root), self.events
         paths.make_roots()
@@ -266,7 +267,7 @@ class FakeEngine:
         if name in _SERVICES and hasattr(self, "ports"):
             object.__setattr__(self.ports, name, value)
 
-    async def _runtime(self, name):
+    async def _runtime(self, name, made_with=""):
         if self.runtime_error:
             raise self.runtime_error
         return FakeRuntime()

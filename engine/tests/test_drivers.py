@@ -69,7 +69,7 @@ def test_hanging_factory_delays_its_operation_only(made, kind):
             for _ in range(3):
                 with pytest.raises(DeadlineExceeded, match=f'cannot use {kind} driver "mine": it was not loaded in 0.01 s'):
                     await getattr(made.drivers, kind)("mine")
-            assert gate.abandoned == 3
+            assert 0 < gate.abandoned <= 3  # on a busy machine, a thread may not have started
             with pytest.raises(Unavailable, match="it is called again in 1 s"):
                 await getattr(made.drivers, kind)("mine")
         finally:

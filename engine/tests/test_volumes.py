@@ -38,7 +38,7 @@ class World:
         self.store = store
         self.volumes = Volumes(store, self, self._find, lambda: self.used)  # type: ignore[arg-type]  # an EventBus's publish is all it needs
 
-    async def _find(self, name: str) -> VolumeDriver:
+    async def _find(self, name: str, made_with: str) -> VolumeDriver:
         if name not in ("local", "fake"):
             raise NotFound(f'cannot find volume driver "{name}": installed volume drivers are: local')
         return self.driver

@@ -16,7 +16,7 @@ from orlop_sdk import entrypoints, hooks
 from orlop_sdk.entrypoints import EntryPoint
 from orlop_sdk.errors import DriverError, NotFound
 
-__all__ = ["Factory", "find", "installed"]
+__all__ = ["Factory", "find", "installed", "origin"]
 
 
 class Factory(NamedTuple):
@@ -29,6 +29,11 @@ class Factory(NamedTuple):
     distribution: str
     version: str
     check_options: hooks.CheckOptions | None = None
+
+    @property
+    def origin(self) -> str:
+        """DISTRIBUTION:NAME, which means this plugin even if another distribution registers the same name."""
+        return f"{self.distribution}:{self.name}"
 
 
 def _what(kind: str) -> str:
@@ -84,6 +89,16 @@ def _select(kind: str, name: str, max_age: float) -> EntryPoint | None:
     if colon and name not in points and plain in points and points[plain].distribution()[0] == distribution:
         return points[plain]
     return points.get(name)
+
+
+def origin(kind: str, name: str) -> str:
+    """DISTRIBUTION:NAME of the plugin that `find` would load; "" if no plugin or several plugins have the name. Imports no
+    plugin."""
+    try:
+        point = _select(kind, name, float("inf")) or _select(kind, name, _FRESH)
+    except DriverError:
+        return ""
+    return f"{point.distribution()[0]}:{point.name}" if point else ""
 
 
 def installed(kind: str) -> list[str]:

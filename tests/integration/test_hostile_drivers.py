@@ -389,11 +389,7 @@ def test_containers_whose_drivers_were_uninstalled(tmp_path: Path) -> None:
     start."""
     site = environment(tmp_path)
     install(site)
-    (site / "mine.py").write_text(SOUND)
-    info = site / "mine-1.0.dist-info"
-    info.mkdir()
-    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: mine\nVersion: 1.0\n")
-    (info / "entry_points.txt").write_text("".join(f"[orlop.{kind}]\nmine = mine:{kind}\n" for kind in KINDS))
+    info = distribute(site, "mine", SOUND)
     engine = PluginEngine({"live-restore": True, "runtimes": {"mine": {"path": "runc", "runtimeType": "mine"}}}, tmp_path)
     try:
         engine.start()
@@ -436,6 +432,73 @@ def test_containers_whose_drivers_were_uninstalled(tmp_path: Path) -> None:
         for name in options:
             engine.ok("rm", "-f", name)
         assert engine.ok("ps", "-aq", "--filter", "status=running") == ""
+    finally:
+        left = engine.close()
+    assert not left, left
+
+
+FAULTY = "from hostile_drivers import Plugin, fails, hostile\n" + "".join(
+    f"{kind} = Plugin('mine', hostile({kind!r}, {method}=fails))\n"
+    for kind, method in (("log", "open_writer"), ("volume", "mounts"), ("runtime", "run"))
+)
+
+
+def distribute(site: Path, name: str, text: str) -> Path:
+    """Install a distribution with one module, which has a driver `mine` of each kind. Returns its metadata."""
+    (site / f"{name}.py").write_text(text)
+    info = site / f"{name}-1.0.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\n")
+    kinds = [kind for kind in KINDS if f"{kind} = " in text]
+    (info / "entry_points.txt").write_text("".join(f"[orlop.{kind}]\nmine = {name}:{kind}\n" for kind in kinds))
+    return info
+
+
+def test_containers_keep_the_distribution_of_their_drivers(tmp_path: Path) -> None:
+    """Another distribution then registers drivers of the same names, and its drivers work differently."""
+    site = environment(tmp_path)
+    install(site)
+    first = distribute(site, "first", SOUND)
+    kinds = ("log", "volume", "runtime")
+
+    def configured(**more: str) -> dict[str, Any]:
+        return {"live-restore": True, "runtimes": {"mine": {"path": "runc", "runtimeType": more.get("runtime", "mine")}}}
+
+    engine = PluginEngine(configured(), tmp_path)
+    try:
+        engine.start()
+        engine.load()
+        options = {
+            "log": ("--log-driver", "mine"),
+            "volume": ("--volume-driver", "mine", "-v", "mine:/v"),
+            "runtime": ("--runtime", "mine"),
+        }
+        words = ("busybox", "sh", "-c", "echo said; sleep 600")
+        for kind in kinds:
+            engine.ok("run", "-d", "--name", kind, "--stop-timeout", "0", *options[kind], *words)
+        engine.ok("exec", "volume", "sh", "-c", "echo kept >/v/file")
+        engine.stop()
+        distribute(site, "second", FAULTY)
+        engine.configure(configured(runtime="second:mine"))
+        engine.start()
+        assert engine.ok("logs", "log") == "said"
+        for kind in kinds:
+            engine.ok("restart", kind)
+        until(lambda: engine.ok("logs", "log") == "said\nsaid", "the log of both runs")
+        assert engine.ok("exec", "volume", "cat", "/v/file") == "kept"
+        engine.ok("exec", "runtime", "true")
+        new = {"log": ("--log-driver", "second:mine"), "runtime": ("--runtime", "mine")}
+        for kind, selected in new.items():
+            refused = engine.docker("run", "--name", f"new-{kind}", *selected, "busybox", "true")
+            assert "out of order" in refused.err, refused
+        engine.stop()
+        shutil.rmtree(first)
+        engine.start()
+        for kind in kinds:
+            refused = engine.docker("restart", kind)
+            assert "of the distribution first at the creation, and this distribution is not installed" in refused.err
+            assert engine.state(kind) == "running", kind
+            engine.ok("rm", "-f", kind)
     finally:
         left = engine.close()
     assert not left, left

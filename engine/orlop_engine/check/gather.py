@@ -251,9 +251,10 @@ async def _storage(drivers: Drivers, name: str) -> StorageFacts:
 
 async def _volumes(facts: Facts, drivers: Drivers, rows_read: Rows) -> None:
     found = {}
-    for name in sorted({defaults.VOLUME_DRIVER, *(record.driver for record in rows_read.volumes.values())}):
+    made_with = {defaults.VOLUME_DRIVER: "", **{record.driver: record.made_with for record in rows_read.volumes.values()}}
+    for name in sorted(made_with):
         try:
-            found[name] = VolumeFacts(frozenset(await (await drivers.volume(name)).names()))
+            found[name] = VolumeFacts(frozenset(await (await drivers.volume(name, made_with[name])).names()))
         except OrlopError as error:
             found[name] = VolumeFacts(failure=str(error))
     facts.volumes = found

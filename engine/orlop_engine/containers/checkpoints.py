@@ -45,7 +45,7 @@ async def runtime_of(drivers: Drivers, container: Container) -> RuntimeCheckpoin
     name = container.record.host_config.runtime
     if container.run is not None and container.run.monitor is not None and container.run.monitor.userns_path:
         raise NotImplementedHere(f"cannot checkpoint container {container.name}: it has a user namespace")
-    runtime = await drivers.runtime(name)
+    runtime = await drivers.runtime(*container.record.runtime)
     if not isinstance(runtime, RuntimeCheckpoints):
         raise NotImplementedHere(f'cannot checkpoint container {container.name}: runtime "{name}" has no checkpoints')
     for program in runtime.capabilities.checkpoint_programs:

@@ -18,7 +18,7 @@ from typing import NamedTuple
 from msgspec import UNSET, UnsetType
 from msgspec.structs import replace
 
-from orlop_engine.calls import asked
+from orlop_engine.calls import asked, origin
 from orlop_engine.config import defaults
 from orlop_engine.images import platforms
 from orlop_engine.images.platforms import rank
@@ -192,7 +192,7 @@ async def create(
     `resolve` of the image service."""
     container_id = names.new_id()
     image, config, args, host, endpoints, warnings = _wanted(ports, container_id, platform, request, images, newest)
-    await ports.drivers.runtime(host.runtime)
+    runtime = await ports.drivers.runtime(host.runtime)
     log_driver = await ports.drivers.log(host.log_config.type)
     await asked(log_driver.validate, host.log_config.config or {})
     plan = partial(mount_spec.plan, host, config.volumes or (), _inherited(ports.index, host), flat_readonly=flat_readonly)
@@ -223,6 +223,7 @@ async def create(
                 monitor_pid=0,
                 emulated=str(image.platform) if platform and is_foreign(image.platform) else UNSET,
                 image_manifest=manifest,
+                made_with={"log": origin(log_driver), "runtime": origin(runtime)},
             )
             labels.shed(draft, labels.deciding(ports.config))
             try:

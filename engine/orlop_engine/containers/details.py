@@ -143,7 +143,7 @@ async def _log_path(ports: Ports, container: Container) -> str:
     if not _tried(container.record):
         return ""
     try:
-        driver = await ports.drivers.log(container.record.host_config.log_config.type)
+        driver = await ports.drivers.log(*container.record.log_driver)
         return await asked(driver.path, log_info(ports.paths, container))
     except OrlopError as error:
         log.info("cannot show the log path of container %s: %s", container.name, error)

@@ -69,7 +69,7 @@ async def launch(ports: Ports, container: Container, image: str = "") -> Run:
     container.run = run  # set before the first await, so that a shutdown of the daemon finds this start
     plan, work = None, ""
     try:
-        runtime = await ports.drivers.runtime(record.host_config.runtime)
+        runtime = await ports.drivers.runtime(*record.runtime)
         command = await asked(runtime.run, task(ports.paths, container))
         if image:
             restoring = await checkpoints.runtime_of(ports.drivers, container)
@@ -165,7 +165,7 @@ async def begin(ports: Ports, container: Container) -> None:
     if ports.networks.sandbox_kind(record.host_config.network_mode).startswith("container:"):
         return
     try:
-        runtime = await ports.drivers.runtime(record.host_config.runtime)
+        runtime = await ports.drivers.runtime(*record.runtime)
     except OrlopError:
         return  # the start will fail with the same error, and report it
     if container.run is not None or container.record.removing:
@@ -184,7 +184,7 @@ def _wanted(ports: Ports, container: Container, runtime: Runtime, network: str, 
         options = dict(config.config or {})
         copy = log_cache.driver_of_copy(config.type, options)
         log = Log(
-            config.type,
+            ports.drivers.meant("log", *record.log_driver),
             log_info(paths, container),
             options,
             copy,

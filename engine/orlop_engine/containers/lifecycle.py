@@ -179,11 +179,11 @@ async def _find_drivers(ports: Ports, container: Container) -> None:
     cannot be started again (for example because a driver was uninstalled)."""
     record = container.record
     try:
-        await ports.drivers.runtime(record.host_config.runtime)
-        await ports.drivers.log(record.host_config.log_config.type)
+        await ports.drivers.runtime(*record.runtime)
+        await ports.drivers.log(*record.log_driver)
         for mount in record.mounts:
             if mount.type == "volume" and mount.driver:
-                await ports.drivers.volume(mount.driver)
+                await ports.drivers.volume(mount.driver, ports.volumes.get(mount.name).made_with)
         for network in ports.networks.networks_of(record.sandbox) if record.sandbox else ():
             await ports.drivers.network(network.driver)
     except OrlopError as error:

@@ -35,7 +35,7 @@ async def pause(ports: Ports, container: Container, *, paused_by_engine: bool = 
             raise Conflict(f"Container {container.id} is already paused")
         if state.restarting:
             raise Conflict(f"Container {container.id} is restarting, wait until the container is running")
-        runtime = await ports.drivers.runtime(container.record.host_config.runtime)
+        runtime = await ports.drivers.runtime(*container.record.runtime)
         if paused_by_engine:
             async with ports.rows.change(container) as draft:
                 draft.paused_by_engine = True
@@ -112,7 +112,7 @@ async def unpause_locked(ports: Ports, container: Container) -> None:
     if not record.state.paused:
         _publish_pause_by_engine(container, False)
         return
-    runtime = await ports.drivers.runtime(record.host_config.runtime)
+    runtime = await ports.drivers.runtime(*record.runtime)
     failure = None
     try:
         with container.published(state=record.state.after_resume()):

@@ -63,7 +63,7 @@ async def _pids(ports: Ports, container: Container) -> list[int]:
     moment runc prints `null`, or fails because it has already deleted its state of the container. The daemon may not have
     recorded the exit yet."""
     run = container.run
-    runtime = await ports.drivers.runtime(container.record.host_config.runtime)
+    runtime = await ports.drivers.runtime(*container.record.runtime)
     what = f"list processes of container {container.id}"
     try:
         command = await asked(runtime.processes, task(ports.paths, container))

@@ -68,9 +68,10 @@ class ContainerRecord(msgspec.Struct, kw_only=True):
     that only the image sets. `no_new_privileges` is the value at the last start. It is None before the first start, and in
     rows of an older daemon. `paused_by_engine` (stored as `held`): the engine has paused the container for a moment, and
     will resume it, also after a crash. `emulated` is the platform that the client asked for, if this platform has another
-    architecture than the host. `log_lost` is the number of log entries of the last run that the log driver did not log,
-    `log_lost_before` that of all earlier runs, and `log_lost_reason` says why the last ones were lost. `image_manifest` is
-    unset if the image was built or imported on this host, and in rows of an older daemon."""
+    architecture than the host. `made_with` contains DISTRIBUTION:NAME of the log driver (key "log") and of the runtime's
+    driver ("runtime") at the creation. `log_lost` is the number of log entries of the last run that the log driver did not
+    log, `log_lost_before` that of all earlier runs, and `log_lost_reason` says why the last ones were lost.
+    `image_manifest` is unset if the image was built or imported on this host, and in rows of an older daemon."""
 
     schema: int = SCHEMA
     id: str
@@ -98,9 +99,20 @@ class ContainerRecord(msgspec.Struct, kw_only=True):
     platform: str = "linux"
     emulated: str | msgspec.UnsetType = msgspec.UNSET
     image_manifest: ImageManifest | msgspec.UnsetType = msgspec.UNSET
+    made_with: dict[str, str] = {}
     log_lost: int = 0
     log_lost_before: int = 0
     log_lost_reason: str = ""
+
+    @property
+    def runtime(self) -> tuple[str, str]:
+        """The arguments with which the runtime is looked up."""
+        return self.host_config.runtime, self.made_with.get("runtime", "")
+
+    @property
+    def log_driver(self) -> tuple[str, str]:
+        """The arguments with which the log driver is looked up."""
+        return self.host_config.log_config.type, self.made_with.get("log", "")
 
     def begin_log(self) -> None:
         """A new run begins, whose monitor counts from zero."""

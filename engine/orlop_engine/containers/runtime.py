@@ -69,7 +69,7 @@ async def clean(ports: Ports, container: Container) -> None:
     again. Never raises an error, because an exit must be processed even when the runtime hangs or is no longer installed."""
     record = container.record
     try:
-        runtime = await ports.drivers.runtime(record.host_config.runtime)
+        runtime = await ports.drivers.runtime(*record.runtime)
         delete = await asked(runtime.delete, task(ports.paths, container))
         await commands.check(delete, f"delete the runtime's state of container {container.name}")
     except OrlopError as error:

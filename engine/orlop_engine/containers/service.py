@@ -119,7 +119,7 @@ class Containers:
         """The container's log. If `living` is false, a request with `follow` ends after the existing records."""
         config, run = container.record.host_config.log_config, container.run
         ended = run.finished if living and run is not None else None
-        driver, options = await self.ports.drivers.log(config.type), config.config or {}
+        driver, options = await self.ports.drivers.log(*container.record.log_driver), config.config or {}
         if not driver.capabilities.readable and (copy := log_cache.driver_of_copy(config.type, options)):
             driver, options = await self.ports.drivers.log(copy), log_cache.options_of_copy(options)
         return read_logs(driver, log_info(self.paths, container), options, request, ended)

@@ -104,6 +104,6 @@ async def _apply(ports: Ports, container: Container, request: UpdateRequest) -> 
         wanted["pids"] = {"limit": -1}
     if not wanted:
         return
-    runtime = await ports.drivers.runtime(container.record.host_config.runtime)
+    runtime = await ports.drivers.runtime(*container.record.runtime)
     command = await asked(runtime.update, task(ports.paths, container), wanted)
     await commands.check(command, f"update container {container.id}")

@@ -21,7 +21,7 @@ _ELSEWHERE = ("nfs", "nfs4", "cifs", "smb3", "tmpfs")
 
 class VolumeRecord(msgspec.Struct, frozen=True):
     """A row of the table `volumes`; the key is the volume's name. `removing`: a removal has started and must be
-    completed."""
+    completed. `made_with` is DISTRIBUTION:NAME of the driver at the creation; "" in rows of an older daemon."""
 
     name: str
     driver: str
@@ -31,6 +31,7 @@ class VolumeRecord(msgspec.Struct, frozen=True):
     labels: dict[str, str] = {}
     scope: str = "local"
     removing: bool = False
+    made_with: str = ""
 
     @property
     def disposable(self) -> bool:

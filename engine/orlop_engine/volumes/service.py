@@ -19,6 +19,7 @@ from weakref import WeakValueDictionary
 import msgspec
 import trio
 
+from orlop_engine.calls import origin
 from orlop_engine.config import defaults
 from orlop_kernel.events import EventBus
 from orlop_kernel.store import UNREADABLE, Delete, Put, Store
@@ -37,14 +38,15 @@ _TABLE = "volumes"
 
 
 class Volumes:
-    """`drivers` returns the driver with the given name; `users` returns, for each volume, the IDs of the containers that use
-    it, including stopped containers. Methods that only read take no lock and call no driver."""
+    """`drivers` returns the driver with a name and the driver's `made_with` (see `VolumeRecord`); `users` returns, for each
+    volume, the IDs of the containers that use it, including stopped containers. Methods that only read take no lock and
+    call no driver."""
 
     def __init__(
         self,
         store: Store,
         events: EventBus,
-        drivers: Callable[[str], Awaitable[VolumeDriver]],
+        drivers: Callable[[str, str], Awaitable[VolumeDriver]],
         users: Callable[[], Mapping[str, list[str]]],
     ) -> None:
         self._store = store
@@ -81,7 +83,7 @@ class Volumes:
 
     async def adopt(self) -> None:
         """Create rows for volumes of the local driver that have no row."""
-        driver = await self._drivers(defaults.VOLUME_DRIVER)
+        driver = await self._drivers(defaults.VOLUME_DRIVER, "")
         for name in await driver.names():
             if name not in self._records:
                 await self._adopt(driver, name)
@@ -139,7 +141,7 @@ class Volumes:
 
     async def _size(self, record: VolumeRecord) -> int:
         try:
-            return (await (await self._drivers(record.driver)).usage(record.name)).size
+            return (await (await self._drivers(record.driver, record.made_with)).usage(record.name)).size
         except OrlopError as error:
             log.warning("cannot measure volume %s: %s", record.name, error)
             return -1
@@ -147,7 +149,7 @@ class Volumes:
     async def mounts(self, name: str) -> Sequence[Mount]:
         """The mounts that a container's monitor makes for the volume."""
         record = self.get(name)
-        return await (await self._drivers(record.driver)).mounts(name)
+        return await (await self._drivers(record.driver, record.made_with)).mounts(name)
 
     # --- changes
 
@@ -205,7 +207,10 @@ class Volumes:
         if known is not None and known.removing:
             await self._discard(known)
             known = None
-        backend = await self._driver(driver or (known.driver if known else defaults.VOLUME_DRIVER))
+        if known is not None and driver in ("", known.driver):
+            backend = await self._driver(known.driver, known.made_with)
+        else:
+            backend = await self._driver(driver or defaults.VOLUME_DRIVER)
         if known is not None:
             if driver and driver != known.driver:
                 raise Conflict(f"driver '{known.driver}' already has volume '{name}': volume name must be unique")
@@ -219,6 +224,7 @@ class Volumes:
             options,
             labels,
             backend.capabilities.scope,
+            made_with=origin(backend),
         )
         try:
             await self._put(record)
@@ -228,9 +234,9 @@ class Volumes:
         self._events.publish("volume", "create", name, {"driver": record.driver})
         return record, True
 
-    async def _driver(self, name: str) -> VolumeDriver:
+    async def _driver(self, name: str, made_with: str = "") -> VolumeDriver:
         try:
-            return await self._drivers(name)
+            return await self._drivers(name, made_with)
         except NotFound as error:
             raise NotFound(f'error looking up volume plugin {name}: plugin "{name}" not found') from error
 
@@ -272,7 +278,7 @@ class Volumes:
     async def _discard(self, record: VolumeRecord) -> None:
         """Remove the content and the row of a marked volume. If the driver fails, the mark stays. Clients no longer see the
         volume, and the next create of this name, or the next daemon, tries the removal again."""
-        await (await self._drivers(record.driver)).remove(record.name)
+        await (await self._drivers(record.driver, record.made_with)).remove(record.name)
         await self._store.commit([Delete(_TABLE, record.name)])
         self._records.pop(record.name, None)
 

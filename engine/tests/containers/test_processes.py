@@ -31,9 +31,7 @@ def test_the_last_column_has_single_blanks_as_dockerds() -> None:
 
 def _running() -> tuple[Any, Any]:
     """The `Ports`, and a container that is running according to its record."""
-    record = SimpleNamespace(
-        state=SimpleNamespace(running=True, restarting=False), host_config=SimpleNamespace(runtime="runc")
-    )
+    record = SimpleNamespace(state=SimpleNamespace(running=True, restarting=False), runtime=("runc", ""))
     runtime = SimpleNamespace(processes=lambda _: None)
     ports = SimpleNamespace(drivers=SimpleNamespace(runtime=asynced(runtime)), paths=ContainerPaths("/data", "/exec"))
     return ports, SimpleNamespace(id="c", record=record, run=None)

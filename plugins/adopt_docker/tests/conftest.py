@@ -229,12 +229,12 @@ class FakeDrivers:
     def __init__(self, config: Config) -> None:
         self.config = config
 
-    async def runtime(self, name: str) -> object:
+    async def runtime(self, name: str, made_with: str = "") -> object:
         if name != "runc":
             raise NotFound(f"unknown or invalid runtime name: {name}")
         return object()
 
-    async def log(self, name: str) -> Any:
+    async def log(self, name: str, made_with: str = "") -> Any:
         if name not in ("json-file", "local", "none"):
             raise InvalidParameter(f"logger: no log driver named '{name}' is registered")
         return SimpleNamespace(validate=lambda options: None)

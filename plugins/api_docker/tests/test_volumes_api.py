@@ -45,7 +45,7 @@ def serve(tmp_path: Path, test: Callable[[Ask, dict[str, list[str]]], Awaitable[
     async def main() -> None:
         driver, used = FakeVolume(VolumeContext(str(tmp_path))), dict[str, list[str]]()
 
-        async def find(name: str) -> FakeVolume:
+        async def find(name: str, made_with: str) -> FakeVolume:
             return driver
 
         async def run(operation: Callable[..., Awaitable[Any]], *arguments: Any) -> Any:
