@@ -13,7 +13,7 @@ from trio.testing import wait_all_tasks_blocked
 from orlop_engine.containers import attach, connections
 from orlop_engine.containers.record import MountRecord
 from orlop_engine.types.containers import HostConfig
-from orlop_monitor.protocol import Attach
+from orlop_monitor.protocol import Attach, Exited
 from orlop_sdk import DriverError
 
 ANONYMOUS = MountRecord(type="volume", destination="/v", name="anon", anonymous=True)
@@ -130,7 +130,7 @@ def test_destroy_event_follows_the_row_and_the_answer_follows_the_files(tmp_path
             os.makedirs(h.paths.directory(h.container.id))
             nursery.start_soon(wait, h.containers.waiting(h.container, "removed"))
             await wait_all_tasks_blocked()
-            h.run.exited.set(SimpleNamespace(code=0, time_ns=1, oom=False))  # the monitor still runs
+            h.run.exited.set(Exited(0, 1))  # the monitor still runs
             await h.run.finished.wait()
             if by == "rm -v":
                 nursery.start_soon(answer)
@@ -158,7 +158,7 @@ def test_mounted_root_is_removed_after_its_monitor_ends(tmp_path, monkeypatch):
 
             h.engine.storage.remove = remove
             await h.containers.start(h.container)
-            h.run.exited.set(SimpleNamespace(code=0, time_ns=1, oom=False))
+            h.run.exited.set(Exited(0, 1))
             with trio.fail_after(5):
                 await h.container.removed.get()
             assert h.engine.storage.removed == ()
@@ -183,7 +183,7 @@ def test_mounted_volume_is_removed_after_the_monitor_ends(tmp_path, monkeypatch)
             h.engine.volumes = SimpleNamespace(remove=remove, finish_removal=finish_removal)
             h.container.record.mounts = (ANONYMOUS,)
             await h.containers.start(h.container)
-            h.run.exited.set(SimpleNamespace(code=0, time_ns=1, oom=False))
+            h.run.exited.set(Exited(0, 1))
             with trio.fail_after(5):
                 await h.container.removed.get()
             assert finished == []
@@ -199,7 +199,7 @@ def test_processes_in_a_shared_pid_namespace_end_before_their_files_are_removed(
         async with engine_fixture(tmp_path, monkeypatch) as h:
             h.container.record.host_config = HostConfig(auto_remove=True, pid_mode="host", network_mode="bridge")
             await h.containers.start(h.container)
-            h.run.exited.set(SimpleNamespace(code=0, time_ns=1, oom=False))
+            h.run.exited.set(Exited(0, 1))
             await trio.sleep(1)
             assert h.engine.storage.removed == () and not h.container.removed.is_set()
             h.run.monitor.gone.set()
