@@ -257,7 +257,7 @@ def test_container_that_is_being_removed_is_not_renamed(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("kind", ["runtime", "log"])
 def test_restart_looks_for_the_drivers_before_it_stops(tmp_path, monkeypatch, kind):
-    async def missing(name):
+    async def missing(*_):
         raise InvalidParameter(f"no {kind} driver")
 
     async def main():
