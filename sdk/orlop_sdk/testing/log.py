@@ -45,6 +45,7 @@ __all__ = ["FakeLog", "LogSuite", "LogWriterSuite"]
 
 BASE = 1_700_000_000_000_000_000
 SECOND = 1_000_000_000
+PROMPT = 10.0  # seconds that a few writes may take on a busy machine
 PATIENCE = 20.0  # seconds after which a follower that sees no entries has failed
 
 
@@ -184,6 +185,16 @@ class LogWriterSuite:
         write(driver, info, options, [entry(0)])
         assert os.listdir(tmp_path) == ["container"]
 
+    def test_any_bytes_are_accepted(self, driver: LogDriver, info: LogInfo, options: dict[str, str]) -> None:
+        """`write` neither raises nor waits, because the container's output waits for it."""
+        odd = (b"\xff\xfe\n", b"\0\n", b"\n", b"\x1b[31m\r\n", "\u2028".encode() + b"\n", b'{"a": "\n')
+        writer = driver.open_writer(info, options)
+        began = time.monotonic()
+        writer.write([LogBlock("stdout", data, BASE) for data in odd])
+        writer.write([LogBlock("stderr", b"\xc3" * 16384, BASE, partial=True)])
+        assert time.monotonic() - began < PROMPT, "write() waits"
+        writer.close()
+
 
 class LogSuite(LogWriterSuite):
     """Tests for log drivers with a reader."""
@@ -286,6 +297,7 @@ class LogSuite(LogWriterSuite):
         write(driver, info, {}, [entry(number) for number in range(10)])
         assert numbers(read(driver, info, {}, LogQuery(tail=5, since=BASE + 7 * SECOND))) == [7, 8, 9]
         assert numbers(read(driver, info, {}, LogQuery(tail=2, since=BASE + 3 * SECOND))) == [8, 9]
+        assert numbers(read(driver, info, {}, LogQuery(tail=5, until=BASE + 7 * SECOND))) == [5, 6, 7]
 
     def test_follow_may_start_before_the_log(self, driver: LogDriver, info: LogInfo) -> None:
         follower = Follower(driver.open_reader(info, {}, LogQuery(follow=True)), last=4)

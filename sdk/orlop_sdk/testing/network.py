@@ -358,6 +358,27 @@ class NetworkSuite:
 
         self._with_driver(factory, body)
 
+    def test_detach_leaves_other_endpoints(self, factory: Factory) -> None:
+        async def body(driver: NetworkDriver) -> None:
+            network = self.network()
+            await driver.create_network(network)
+            with self.namespace() as first, self.namespace() as second, self.namespace() as third:
+                port, other = PublishedPort("tcp", "0.0.0.0", 8080, 80), PublishedPort("tcp", "0.0.0.0", 8081, 80)
+                gone, stays = self.endpoint(network, first, 2, port), self.endpoint(network, second, 3, other)
+                left, kept = await driver.attach(gone), await driver.attach(stays)
+                before = self.look(second)
+                await driver.detach(gone, left)
+                assert self.look(second) == before, "detach(): another endpoint has lost its addresses"
+                if driver.capabilities.publishes:
+                    with pytest.raises(Conflict):
+                        await driver.attach(self.endpoint(network, third, 4, other))
+                again = self.endpoint(network, third, 5, port)
+                await driver.detach(again, await driver.attach(again))
+                await driver.detach(stays, kept)
+            await driver.delete_network(network)
+
+        self._with_driver(factory, body)
+
     def test_update_moves_ports_and_default_route(self, factory: Factory) -> None:
         """`update` moves the ports and the default route of a running container from one network to another."""
 

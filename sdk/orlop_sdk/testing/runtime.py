@@ -46,6 +46,8 @@ from orlop_sdk import (
 __all__ = ["FakeRuntime", "RuntimeSuite", "busybox_root", "oci_process", "oci_spec"]
 
 _APPLETS = ("sh", "cat", "dd", "echo", "head", "id", "sleep", "stty", "tr", "true", "wc", "yes")
+_LONGEST = 900.0  # seconds
+_HEARD = 10.0  # seconds that a task may take to handle a signal
 _ENV = ("PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "TERM=xterm")
 
 
@@ -276,7 +278,8 @@ class RuntimeSuite:
         task = Task("nothing", str(tmp_path / "no"), str(tmp_path / "pid"), str(tmp_path / "log"))
         before = sorted(tmp_path.rglob("*"))
         for command in (driver.run(task), driver.delete(task), driver.pause(task), driver.signal(task, 9)):
-            assert command.argv and command.timeout > 0
+            assert command.argv
+            assert 0 < command.timeout <= _LONGEST, f"{command.argv}: the daemon waits for the command"
             assert all(isinstance(word, str) for word in command.argv)
         assert sorted(tmp_path.rglob("*")) == before
 
@@ -317,6 +320,22 @@ class RuntimeSuite:
             assert _ended(pidfd)
         finally:
             os.close(pidfd)
+
+    def test_requested_signal_is_sent(self, driver: Runtime, bundle: Callable[..., _Bundle]) -> None:
+        """SIGTERM must not kill a task that handles SIGTERM."""
+        made = bundle("sh", "-c", "trap 'echo got it' TERM; echo ready; while true; do sleep 0.05; done")
+        pid = made.run()
+
+        def says(text: bytes) -> bool:
+            deadline = time.monotonic() + _HEARD
+            while text not in made.output.read_bytes() and time.monotonic() < deadline:
+                select.select([], [], [], 0.01)
+            return text in made.output.read_bytes()
+
+        assert says(b"ready")
+        assert made.call(driver.signal(made.task, signal.SIGTERM)).status == 0
+        assert says(b"got it"), "signal(): the task did not get the signal"
+        os.kill(pid, 0)
 
     def test_exec_runs_a_second_process(self, driver: Runtime, bundle: Callable[..., _Bundle]) -> None:
         made = bundle("sleep", "60")

@@ -1,0 +1,118 @@
+"""A pytest class for each mutant of a kind, and one for the driver without a fault. pytest collects this module in the
+process of `__main__`, which sets the kind in the environment."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from orlop_sdk import RuntimeContext
+from orlop_sdk.testing import log, log_services, network, runtime, storage, volume
+from orlop_sdk.testing.mutants import mutants
+from orlop_sdk.testing.mutants._log_service import ADDRESS, Lines, lines
+
+__all__ = ["KIND", "SOUND", "suite"]
+
+KIND = "ORLOP_MUTANTS"
+SOUND = "TestSound"
+
+
+def _log(make: Callable[[], Any]) -> type:
+    class Suite(log.LogSuite):
+        name = "fake"
+
+        @pytest.fixture
+        def driver(self) -> Any:
+            return make()
+
+    return Suite
+
+
+def _log_service(make: Callable[[], Any]) -> type:
+    class Suite(log_services.LogServiceSuite):
+        name = "lines"
+
+        @pytest.fixture
+        def driver(self) -> Any:
+            return make()
+
+        @pytest.fixture
+        def service(self) -> Iterator[log_services.RecordingService]:
+            with closing(log_services.RecordingService("tcp", lines)) as service:
+                service.options = {ADDRESS: service.address}
+                yield service
+
+    return Suite
+
+
+def _network(make: Callable[..., Any]) -> type:
+    class Suite(network.NetworkSuite):
+        @pytest.fixture
+        def factory(self) -> Any:
+            return make
+
+    return Suite
+
+
+def _runtime(make: Callable[[str], Any]) -> type:
+    class Suite(runtime.RuntimeSuite):
+        @pytest.fixture
+        def driver(self, tmp_path: Path) -> Any:
+            (tmp_path / "state").mkdir()
+            return make(str(tmp_path / "state"))
+
+    return Suite
+
+
+def _storage(make: Callable[..., Any]) -> type:
+    class Suite(storage.StorageSuite):
+        @pytest.fixture
+        def factory(self) -> Any:
+            return make
+
+    return Suite
+
+
+def _volume(make: Callable[..., Any]) -> type:
+    class Suite(volume.VolumeSuite):
+        @pytest.fixture
+        def factory(self) -> Any:
+            return make
+
+    return Suite
+
+
+_SUITES: dict[str, tuple[Callable[..., type], Callable[..., Any]]] = {
+    "log": (_log, log.FakeLog),
+    "log_service": (_log_service, Lines),
+    "network": (_network, network.FakeNetwork),
+    "runtime": (_runtime, lambda state: runtime.FakeRuntime(RuntimeContext("fake", "fake", state))),
+    "storage": (_storage, storage.FakeStorage),
+    "volume": (_volume, volume.FakeVolume),
+}
+
+
+def suite(kind: str) -> type:
+    """The suite of the driver without a fault."""
+    make, sound = _SUITES[kind]
+    return make(sound)
+
+
+def _collect() -> None:
+    kind = os.environ.get(KIND, "")
+    if not kind:
+        return
+    # Shorter deadlines, because mutants miss them
+    log.PATIENCE, log_services._PATIENCE, log_services._QUICK, log.PROMPT = 0.5, 1.0, 1.0, 1.0
+    runtime._HEARD = 2.0
+    globals()[SOUND] = suite(kind)
+    for number, mutant in enumerate(mutants(kind)):
+        globals()[f"Test{number}"] = _SUITES[kind][0](mutant.make)
+
+
+_collect()
