@@ -12,6 +12,7 @@ import trio
 
 from orlop_api_docker.dialect import docker_router
 from orlop_api_docker.responses import json_response
+from orlop_engine.types.containers import HostConfig
 from orlop_engine.volumes.record import VolumeRecord
 from orlop_guard_listeners.audit import Audit
 from orlop_guard_listeners.authz import Chain
@@ -21,6 +22,7 @@ from orlop_kernel.config import Listener
 from orlop_kernel.http.messages import Answer, Response
 from orlop_kernel.routing.call import Call
 from orlop_kernel.routing.router import Route
+from orlop_sdk import Forbidden
 
 from .authz_fixture import logged, request, told
 
@@ -83,6 +85,28 @@ def test_volume_is_checked_once_it_exists(tmp_path: Path) -> None:
         ("denied", "labels", 403),
         *[("allowed", None, 200)] * 2,
     ]
+
+
+@pytest.mark.parametrize("logs", [True, False])
+def test_audit_log_has_what_a_build_is_refused_after_its_answer(tmp_path: Path, logs: bool) -> None:
+    begun: list[Call] = []
+
+    async def handler(call: Call) -> Answer:
+        begun.append(call)
+        return json_response({})
+
+    async def ask(audit: Audit) -> None:
+        guard = guarded("no-exec", audit=audit if logs else None)
+        answer = await docker_router([Route("POST", "/build", handler)], guard=guard)(request("POST", "/build"))
+        assert cast("Response", answer).status == 200
+        builds = begun[0].restrictions.builds
+        assert builds
+        builds.check_step(HostConfig())
+        with pytest.raises(Forbidden, match="Privileged in a step of a build"):
+            builds.check_step(HostConfig(privileged=True))
+
+    found = [(each["event"], each["decision"], each.get("by"), each.get("status")) for each in logged(tmp_path, ask)]
+    assert found == [("call", "allowed", None, 200), ("build", "denied", "role no-exec", None)] * logs
 
 
 def test_restricted_networks_take_subnets_from_the_pools() -> None:
