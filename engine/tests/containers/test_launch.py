@@ -16,6 +16,7 @@ from orlop_engine.processes.monitor_client import StartFailed
 from orlop_engine.types.containers import LogConfig
 from orlop_monitor.protocol import Attach, Failed, Started
 from orlop_sdk import Conflict, DriverError, InvalidParameter, Unavailable
+from orlop_sdk.idmaps import IdMap, IdRange
 
 OTHER = "d" * 64
 FAILED = "failed to create task for container"
@@ -68,6 +69,19 @@ def test_start_that_cannot_be_recorded_is_undone(start):
         assert (h.container.record.state.phase, h.container.record.started_before) == (Phase.CREATED, False)
 
     start(test)
+
+
+@pytest.mark.parametrize("option", [{"privileged": True}, {"network_mode": "host"}, {"pid_mode": "host"}])
+def test_start_refuses_what_a_user_namespace_forbids(start, option):
+    """`userns-remap` may have been set after the container was created."""
+
+    async def test(h, real):
+        object.__setattr__(h.ports, "ids", IdMap((IdRange(0, 1000, 10),), (IdRange(0, 1000, 10),)))
+        with pytest.raises(InvalidParameter, match="user namespaces"):
+            await h.containers.start(h.container)
+        assert not real.monitors and h.container.run is None
+
+    start(test, **option)
 
 
 def test_published_sockets_are_given_to_the_monitor(start, monkeypatch):
