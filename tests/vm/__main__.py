@@ -39,7 +39,7 @@ export PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin LANG=C.
 export PIP_NO_INDEX=1 PIP_FIND_LINKS={checkout}/.cache/wheels ORLOP_TEST_SLOWNESS={slowness}
 cd {checkout}; failed=0
 """
-PYTEST = ".venv/bin/pytest -v --tb=short --timeout=900 -p no:cacheprovider"
+PYTEST = ".venv/bin/pytest -v --tb=short -p no:cacheprovider"
 
 
 def chosen() -> list[str]:
@@ -50,11 +50,11 @@ def chosen() -> list[str]:
 def job(grounds: list[str], checks: bool, tests: list[str]) -> str:
     lines = [PREPARE.format(checkout=CHECKOUT, slowness=SLOWNESS)]
     if checks:
-        lines.append(f"echo '== systemd'; {PYTEST} -x tests/vm/checks.py || failed=1")
+        lines.append(f"echo '== systemd'; {PYTEST} --timeout=3600 tests/vm/checks.py || failed=1")
     for ground in grounds:
         runtime, driver = ground.split("/")
         environment = f"ORLOP_TEST_RUNTIME={runtime} ORLOP_TEST_CGROUP_DRIVER={driver}"
-        lines.append(f"echo '== {ground}'; {environment} {PYTEST} -m root {shlex.join(tests)} || failed=1")
+        lines.append(f"echo '== {ground}'; {environment} {PYTEST} --timeout=900 -m root {shlex.join(tests)} || failed=1")
     return "\n".join([*lines, "exit $failed", ""])
 
 

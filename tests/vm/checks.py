@@ -73,12 +73,13 @@ def add_driver(environment: Path) -> Path:
 
 
 @pytest.fixture(scope="module", autouse=True)
-def _installed() -> Iterator[None]:
+def _installed(request: pytest.FixtureRequest) -> Iterator[None]:
     configure(**{"live-restore": True})
     run("./dev", "install")
     yield
-    lines = run("journalctl", "-u", "orlop.service", "--no-pager", "-n", "100").splitlines()
-    print(*(line[:300] for line in lines), sep="\n")  # the log driver journald has written long lines
+    lines = run("journalctl", "-u", "orlop.service", "--no-pager", "-n", "300").splitlines()
+    with request.config.pluginmanager.getplugin("capturemanager").global_and_fixture_disabled():
+        print("", *(line[:300] for line in lines), sep="\n")  # the log driver journald has written long lines
 
 
 @pytest.fixture(autouse=True)
