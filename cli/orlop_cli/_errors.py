@@ -8,8 +8,8 @@ if TYPE_CHECKING:
 
 
 class CliError(Exception):
-    """Ends the command. The message is printed as `orlop: MESSAGE`, and the process exits with `code`. If an object does
-    not exist, `source` is the daemon that may know a similar name."""
+    """Ends the command. The message is printed as `orlop: MESSAGE`, and the process exits with `code`. `source` is the
+    daemon that refused a request, if it can be asked for a hint, such as a similar name."""
 
     source: Engine | None = None
 
@@ -46,9 +46,9 @@ class Exit(Exception):  # an exit is a request, not an error
 
 
 def with_hint(error: CliError) -> str:
-    """The message of an error, followed by the question whether the user meant a similar name."""
+    """The message of an error, followed by a hint: a similar name, the process that holds a port, or the next command."""
     if error.source is None:
         return error.message
-    from orlop_cli._suggest import name_hint
+    from orlop_cli._suggest import name_hint, next_command
 
-    return error.message + name_hint(error)
+    return error.message + (name_hint(error) or next_command(error))

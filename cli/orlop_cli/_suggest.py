@@ -1,4 +1,5 @@
-"""Similar names for names that do not exist: flags, and the daemon's objects. Imported only after an error."""
+"""Hints after errors: similar names for names that do not exist, the holders of ports, and the next command. Imported only
+after an error."""
 
 from __future__ import annotations
 
@@ -13,9 +14,12 @@ if TYPE_CHECKING:
 
     from orlop_cli.daemon.client import Engine
 
-__all__ = ["image_hint", "name_hint", "near"]
+__all__ = ["image_hint", "name_hint", "near", "next_command"]
 
-_MISSING = re.compile(r"[Nn]o such (container|image|object|volume|network): (\S+)|(network) (\S+) not found")
+_MISSING = re.compile(
+    r"[Nn]o such (container|image|object|volume|network): (\S+)|(network) (\S+) not found|get (\S+): no such (volume)"
+)
+_IN_USE = re.compile(r"remove (\S+): (volume) is in use|(network) (\S+) has active endpoints")
 _PREDEFINED = ("bridge", "host", "none")  # short words, to which a missing name is similar by chance
 _ID = re.compile(r"(sha256:)?[0-9a-f]{12,64}")  # an ID that is similar to another one is not a typing error
 
@@ -32,7 +36,7 @@ def name_hint(error: CliError) -> str:
     match = _MISSING.search(error.message)
     if match is None or error.source is None:
         return ""
-    kind, name = match[1] or match[3], match[2] or match[4]
+    kind, name = match[1] or match[3] or match[6], match[2] or match[4] or match[5]
     engine = error.source.fork()
     try:
         return "" if _ID.fullmatch(name) else near(_plain(kind, name), _names(engine, kind, name))
@@ -40,6 +44,40 @@ def name_hint(error: CliError) -> str:
         return ""  # the error of the command is printed without a question
     finally:
         engine.close()
+
+
+def next_command(error: CliError) -> str:
+    """A line with the command that shows why an object or a port cannot be used; "" if there is none."""
+    if used := _IN_USE.search(error.message):
+        kind, name = used[2] or used[3], used[1] or used[4]
+        return f"\nTo see the containers that use it: orlop explain --type {kind} {name}"
+    if error.source is None or "port" not in error.message:
+        return ""
+    from orlop_cli.explain import codes
+
+    held = codes.held_port(error.message)
+    engine = error.source.fork()
+    try:
+        return _holder(engine, *held) if held else ""
+    except (CliError, OSError, LookupError, TypeError):
+        return ""
+    finally:
+        engine.close()
+
+
+def _holder(engine: Engine, port: int, protocol: str) -> str:
+    from orlop_cli.explain import gather, ports
+
+    everything = gather.containers(engine)
+    for one in everything:
+        if any(used.get("PublicPort") == port and used.get("Type") == protocol for used in one.get("Ports") or []):
+            name = one["Names"][0].removeprefix("/")
+            return f"\nport {port} is held by container {name}\nTo free the port: orlop stop {name}"
+    names = {one["Id"]: one["Names"][0].removeprefix("/") for one in everything}
+    for holder in gather.port_holders(engine, port, protocol):
+        after = f"\nTo see the process: ps -fp {holder.pid}" if holder.pid else ""
+        return f"\nport {port} is held by {ports.words(holder, names)}{after}"
+    return ""
 
 
 def image_hint(engine: Engine, name: str) -> str:

@@ -53,7 +53,8 @@ def run(
     try:
         made = create(engine, options, args[0], args[1:], detach)
     except CliError as error:
-        raise CliError(error.message, start_code(error) if isinstance(error, ApiError) else 125) from None
+        error.code = start_code(error) if isinstance(error, ApiError) else 125
+        raise
     path = f"/containers/{made}"
     if not (stdin or stdout or stderr):
         try:
@@ -94,4 +95,5 @@ def _start(engine: Engine, path: str, removal: Wait | None) -> None:
                 removal.code()
             except CliError:
                 pass  # ignored, because the error of the start is shown
-        raise CliError(error.message, start_code(error)) from None
+        error.code = start_code(error)
+        raise

@@ -135,7 +135,7 @@ def restart_policy(text: str) -> Json:
 def _host(options: Json) -> Json:
     mapped, requests = devices.devices(options["device"])
     if options["gpus"]:
-        requests.append(devices.gpus(options["gpus"]))
+        requests.append(values.parsed("--gpus", options["gpus"], devices.gpus))
     size = terminal.size() if options["tty"] else None
     return {
         **_isolation(options),
@@ -154,8 +154,8 @@ def _host(options: Json) -> Json:
         "StorageOpt": values.strict_pairs(options["storage_opt"], "storage option") or None,
         "ShmSize": options["shm_size"],
         "PublishAllPorts": options["publish_all"],
-        "ExtraHosts": [extra_host(text) for text in options["add_host"]],
-        "Dns": list(options["dns"]),
+        "ExtraHosts": [values.parsed("--add-host", text, extra_host) for text in options["add_host"]],
+        "Dns": [values.parsed("--dns", text, _address) for text in options["dns"]],
         "DnsOptions": list(options["dns_option"]),
         "DnsSearch": list(options["dns_search"]),
         "Links": list(options["link"]),
@@ -179,13 +179,29 @@ def extra_host(text: str) -> str:
     return f"{name}:{address.removeprefix('[').removesuffix(']') if ':' in address else address}"
 
 
+def _address(text: str) -> str:
+    import ipaddress
+
+    try:
+        ipaddress.ip_address(text.strip())
+    except ValueError:
+        raise bad(f"IP address is not correctly formatted: {text}") from None
+    return text.strip()
+
+
+def _sysctl(text: str) -> str:
+    if "=" not in text:
+        raise bad(f"sysctl '{text}' is not allowed")
+    return text
+
+
 def _isolation(options: Json) -> Json:
     return {
         "CapAdd": list(options["cap_add"]),
         "CapDrop": list(options["cap_drop"]),
         "Privileged": options["privileged"],
         "GroupAdd": list(options["group_add"]),
-        "Sysctls": values.strict_pairs(options["sysctl"], "sysctl") or None,
+        "Sysctls": values.pairs(values.parsed("--sysctl", text, _sysctl) for text in options["sysctl"]) or None,
         "Annotations": values.strict_pairs(options["annotation"], "annotation") or None,
         "PidMode": options["pid"],
         "IpcMode": options["ipc"],

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 
-from orlop_cli.create.values import bad, csv_fields
+from orlop_cli.create.values import bad, csv_fields, parsed
 from orlop_cli.values.types import boolean
 from orlop_cli.values.units import parse_bytes
 
@@ -41,12 +41,16 @@ def tmpfs(items: Iterable[str]) -> dict[str, str]:
 
 def mount(text: str) -> Json:
     """Convert one --mount to an element of HostConfig.Mounts. Raises UsageProblem with Docker's messages."""
+    return parsed("--mount", text, _mount)
+
+
+def _mount(text: str) -> Json:
     made: Json = {"Type": "volume"}
     fields = [field.partition("=") for field in csv_fields(text)]
     for key, equals, value in fields:
         _apply(made, key.lower(), equals, value)
     if "Target" not in made:
-        raise bad("invalid argument for --mount: target is required")
+        raise bad("target is required")
     _check(made, {key.lower() for key, _, _ in fields})
     return made
 

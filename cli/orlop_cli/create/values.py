@@ -9,14 +9,24 @@ from orlop_cli.values.units import parse_bytes
 
 TYPE_CHECKING = False  # like typing.TYPE_CHECKING, but without the time of importing typing
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
-    from typing import Any
+    from collections.abc import Callable, Iterable, Mapping, Sequence
+    from typing import Any, TypeVar
+
+    Value = TypeVar("Value")
 
 
 def bad(message: str) -> UsageProblem:
     """The error for an invalid value. As in Docker, the exit code is 125 for every error of `run` before the container
     runs."""
     return UsageProblem(message, 125)
+
+
+def parsed(flag: str, text: str, parse: Callable[[str], Value]) -> Value:
+    """Parse the value of a flag. As in Docker, the error names the flag."""
+    try:
+        return parse(text)
+    except UsageProblem as error:
+        raise bad(f'invalid argument "{text}" for "{flag}" flag: {error.message}') from None
 
 
 def csv_fields(text: str) -> list[str]:
@@ -51,7 +61,7 @@ def environment(files: Sequence[str], given: Sequence[str], ours: Mapping[str, s
     for item in [*(line for path in files for line in file_lines(path)), *given]:
         key, equals, _ = item.partition("=")
         if not key:
-            raise bad(f"invalid environment variable: {item}")
+            raise bad(f'invalid argument "{item}" for "-e, --env" flag: invalid environment variable: {item}')
         if equals:
             out.append(item)
         elif key in ours:
@@ -63,7 +73,8 @@ def labels(files: Sequence[str], given: Sequence[str]) -> dict[str, str]:
     """The labels in the files of --label-file, and then of -l."""
     found = pairs([*(line for path in files for line in file_lines(path)), *given])
     if "" in found:
-        raise bad("invalid label: empty name")
+        item = next(item for item in given if item.startswith("="))  # lines of files have a name
+        raise bad(f'invalid argument "{item}" for "-l, --label" flag: invalid label \'{item}\': empty name')
     return found
 
 
@@ -95,19 +106,24 @@ def ulimits(items: Iterable[str]) -> list[dict[str, Any]]:
     """Parse ulimits such as `nofile=1024:2048` and `nofile=1024`."""
     found: dict[str, dict[str, Any]] = {}
     for item in items:
-        name, equals, value = item.partition("=")
-        soft, colon, hard = value.partition(":")
-        try:
-            low = int(soft)
-            high = int(hard) if colon else low
-        except ValueError:
-            raise bad(f"invalid ulimit argument: {item}") from None
-        if not equals or not name:
-            raise bad(f"invalid ulimit argument: {item}")
-        if high != -1 and (low > high or low == -1):
-            raise bad(f"ulimit soft limit must be less than or equal to hard limit: {low} > {high}")
-        found[name] = {"Name": name, "Soft": low, "Hard": high}
+        one = parsed("--ulimit", item, _ulimit)
+        found[one["Name"]] = one
     return [found[name] for name in sorted(found)]
+
+
+def _ulimit(item: str) -> dict[str, Any]:
+    name, equals, value = item.partition("=")
+    soft, colon, hard = value.partition(":")
+    try:
+        low = int(soft)
+        high = int(hard) if colon else low
+    except ValueError:
+        raise bad(f"invalid ulimit argument: {item}") from None
+    if not equals or not name:
+        raise bad(f"invalid ulimit argument: {item}")
+    if high != -1 and (low > high or low == -1):
+        raise bad(f"ulimit soft limit must be less than or equal to hard limit: {low} > {high}")
+    return {"Name": name, "Soft": low, "Hard": high}
 
 
 def rates(items: Iterable[str], sizes: bool) -> list[dict[str, Any]]:

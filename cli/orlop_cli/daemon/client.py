@@ -116,7 +116,7 @@ class Engine:
             if answer.status < 400:
                 return answer
             error = _error(answer)
-        if error.status == 404:
+        if error.status in (403, 404, 409, 500):  # errors for which `_suggest` may know a similar name or the next command
             error.source = self
         raise error
 
