@@ -15,7 +15,7 @@ from pathlib import Path
 import click
 
 from orlop_cli import __version__
-from orlop_cli._click import Command
+from orlop_cli._click import Command, aliases
 from orlop_cli._root import root
 from orlop_kernel.config import help_of
 
@@ -50,6 +50,9 @@ def page(context: click.Context) -> str:
     records = [param.get_help_record(context) for param in command.get_params(context) if isinstance(param, click.Option)]
     for flag, meaning in filter(None, records):
         lines += [".TP", f".B {_text(flag.strip())}", _text(meaning)]
+    names = aliases(context.command_path) if isinstance(command, Command) else []
+    if len(names) > 1:
+        lines += [".SH ALIASES", _text(", ".join(names))]
     if isinstance(command, Command) and command.examples:
         lines += [".SH EXAMPLES", ".nf", *map(_text, command.examples), ".fi"]
     parent = context.parent.command_path.replace(" ", "-") if context.parent else "docker"

@@ -12,6 +12,7 @@ import click
 
 from orlop_cli._errors import UsageProblem
 from orlop_cli._session import Session
+from orlop_cli._table import GROUPS, TABLE
 from orlop_cli.values.types import Parsed, boolean
 
 if TYPE_CHECKING:
@@ -93,6 +94,9 @@ class Command(click.Command):
 
     def format_help(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         formatter.write(f"Usage:  {self._usage(ctx)}\n\n{self.help}\n")
+        others = aliases(ctx.command_path)
+        if len(others) > 1:
+            formatter.write(f"\nAliases:\n  {', '.join(others)}\n")
         sections: dict[str, list[tuple[str, str]]] = {}
         for param in self.get_params(ctx):
             record = param.get_help_record(ctx) if isinstance(param, click.Option) else None
@@ -106,6 +110,18 @@ class Command(click.Command):
             formatter.dedent()
         if self.examples:
             formatter.write("\nExamples:\n" + "".join(f"  {line}\n" for line in self.examples))
+
+
+def aliases(path: str) -> list[str]:
+    """All names of the command that has this name, such as "orlop ps", in docker's order: those in groups first."""
+    names = {
+        f"orlop {group} {name}": (lazy.module, lazy.attribute)
+        for group, (table, short) in GROUPS.items()
+        for known, lazy in table.items()
+        for name in (known, *sorted(name for name, target in short.items() if target == known))
+    }
+    names.update({f"orlop {name}": (lazy.module, lazy.attribute) for name, lazy in TABLE.items() if lazy.module})
+    return [name for name, command in names.items() if path in names and command == names[path]]
 
 
 def _count(ctx: click.Context, least: int, most: int | None) -> str:

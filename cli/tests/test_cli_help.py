@@ -86,3 +86,19 @@ def test_prune_does_not_promise_named_volumes(orlop: Any) -> None:
     text = orlop("system", "prune", "--help").out
     assert "everything no container uses" not in text
     assert "also unused images and unused anonymous volumes" in text
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        ("ps", "orlop container ls, orlop container list, orlop container ps, orlop ps"),
+        ("container ls", "orlop container ls, orlop container list, orlop container ps, orlop ps"),
+        ("rmi", "orlop image rm, orlop image remove, orlop rmi"),
+        ("volume ls", "orlop volume ls, orlop volume list"),
+        ("run", "orlop container run, orlop run"),
+        ("version", ""),
+    ],
+)
+def test_help_lists_all_names_of_a_command(orlop: Any, words: str, expected: str) -> None:
+    out = orlop(*words.split(), "--help").out
+    assert out.partition("\nAliases:\n  ")[2].partition("\n")[0] == expected
