@@ -130,9 +130,14 @@ def _tail_after_since(original: Any, self: Any, info: LogInfo, options: Any, que
 
 
 def _ignores_follow_in_empty_logs(original: Any, self: Any, info: LogInfo, options: Any, query: LogQuery) -> Any:
-    reader = original(info, options, query)
-    reader._next += not self._of(info)[0]
-    return reader
+    skipped: list[LogRecord] = [] if not self._of(info)[0] else [LogRecord("", b"", "")]
+
+    def skip_one(found: list[LogRecord]) -> list[LogRecord]:
+        while found and not skipped:
+            skipped.append(found.pop(0))
+        return found
+
+    return WrappedReader(original(info, options, query), skip_one)
 
 
 def _limited(most: int) -> Any:
