@@ -38,7 +38,7 @@ def run(tmp_path: Path, test: Test, *, names: tuple[str, ...] = ("app:v1",), arc
     """Run with one registry, and one image service that has loaded APP by these names of the registry."""
 
     async def main() -> None:
-        with receiving() as registry, trio.fail_after(40):
+        with receiving() as registry, trio.fail_after(150):
             async with open_images(str(tmp_path), **options) as images:
                 data = archive or docker_archive({f"{registry.host}/{name}": APP for name in names})
                 await drain(images.images.load_archive(pieces(data)))

@@ -52,7 +52,7 @@ def free(path: Path) -> int:
 
 def run(disk: Path, test: Callable[[ImagesFixture, Hostile], Awaitable[None]]) -> None:
     async def main() -> None:
-        with serving() as registry, trio.fail_after(60):
+        with serving() as registry, trio.fail_after(150):
             async with open_images(str(disk)) as images:
                 await test(images, registry)
 

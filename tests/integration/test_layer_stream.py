@@ -402,7 +402,7 @@ def test_program_is_killed_when_its_worker_dies(layer: Path) -> None:
     async def main() -> None:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(partial(unpack, spawner, chunks(SMALL), script(layer, text, mark)))
-            with trio.fail_after(20):
+            with trio.fail_after(150):
                 while not (layer / "reading-done").exists():  # noqa: ASYNC110 - another process makes it
                     await trio.sleep(0.02)
             assert _running(mark)

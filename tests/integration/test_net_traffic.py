@@ -238,7 +238,7 @@ async def test_connections_continue_while_the_driver_restarts(host: Host) -> Non
 
     def hammer() -> None:
         while not stop.is_set():
-            answer = host.remote.call(HOST, 8080, 1.0)
+            answer = host.remote.call(HOST, 8080, 10.0)
             calls.append(answer)
             if answer != REMOTE:
                 failures.append(answer)

@@ -90,7 +90,7 @@ async def serving_api(root: Path) -> AsyncIterator[Served]:
 
 def run(tmp_path: Path, test: Callable[[Served, str], Awaitable[None]]) -> None:
     async def main(host: str) -> None:
-        with trio.fail_after(50):
+        with trio.fail_after(150):
             async with serving_api(tmp_path) as api:
                 await test(api, host)
 
@@ -348,7 +348,7 @@ def test_distribution_uses_only_the_credentials_of_its_request(tmp_path: Path, t
 
 def test_disconnected_client_cancels_its_pull(tmp_path: Path) -> None:
     async def main() -> None:
-        with serving() as registry, trio.fail_after(30):
+        with serving() as registry, trio.fail_after(150):
             registry.add("app", "v1", APP)
             registry.misbehave(BASE.digest, *[stall(100_000)] * 9)
             async with serving_api(tmp_path) as api:

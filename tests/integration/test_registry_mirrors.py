@@ -37,7 +37,7 @@ def configure(root: Path, text: str, host: str = NAME) -> None:
 
 def run(root: Path, test: Callable[[ImagesFixture], Awaitable[None]], **options: Any) -> None:
     async def main() -> None:
-        with trio.fail_after(60):
+        with trio.fail_after(150):
             async with open_images(str(root / "data"), certificates=(str(root / "certs.d"),), **options) as images:
                 await test(images)
 

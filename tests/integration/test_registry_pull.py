@@ -62,7 +62,7 @@ def run(tmp_path: Path, test: Callable[[ImagesFixture, Hostile], Awaitable[None]
     async def main() -> None:
         with serving() as registry:
             registry.add("app", "v1", APP)
-            with trio.fail_after(30):
+            with trio.fail_after(150):
                 async with open_images(str(tmp_path), **options) as images:
                     await test(images, registry)
 
@@ -303,7 +303,7 @@ def test_wrong_bytes_of_an_interrupted_download_are_discarded(tmp_path: Path) ->
 def test_pull_is_resumed_after_a_kill_of_the_daemon(tmp_path: Path) -> None:
     async def main() -> None:
         storage = DirectoryStorage(str(tmp_path / "layers"))
-        with serving() as registry, trio.fail_after(30):
+        with serving() as registry, trio.fail_after(150):
             registry.add("app", "v1", APP)
             registry.misbehave(BASE.digest, truncate(300_000), stall(0))
             async with open_images(str(tmp_path), storage=storage) as images:

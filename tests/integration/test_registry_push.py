@@ -52,7 +52,7 @@ def restarted(tmp_path: Path, before: Test, after: Test) -> None:
 
     async def main() -> None:
         storage = DirectoryStorage(str(tmp_path / "layers"))
-        with receiving() as registry, trio.fail_after(40):
+        with receiving() as registry, trio.fail_after(150):
             async with open_images(str(tmp_path), storage=storage) as images:
                 await drain(images.images.load_archive(pieces(docker_archive({f"{registry.host}/app:v1": APP}))))
                 await before(images, registry)

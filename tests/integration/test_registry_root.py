@@ -49,7 +49,7 @@ def test_pulled_image_runs_after_a_restart_and_is_removed_completely(tmp_path: P
     app = image([BASE, TOP], oci=True)
 
     async def main() -> None:
-        with running() as registry, trio.fail_after(50):
+        with running() as registry, trio.fail_after(150):
             await trio.to_thread.run_sync(push, registry.host, "test/app", "v1", app)
             name = f"{registry.host}/test/app:v1"
             async with real_room(tmp_path) as (images, storage):
@@ -92,7 +92,7 @@ def test_loaded_and_imported_images_are_stored(tmp_path: Path, kind: str) -> Non
             await trio.lowlevel.checkpoint()
 
     async def main() -> None:
-        with trio.fail_after(50):
+        with trio.fail_after(150):
             async with real_room(tmp_path) as (images, storage):
                 records = await drain(images.load_archive(pieces(), quiet=False))
                 assert records[-1] == {"stream": "Loaded image: test/app:v1\n"}
@@ -113,7 +113,7 @@ def test_private_ca_of_a_registry_is_trusted_only_with_its_certificate(tmp_path:
     app = image([layer({"hello": b"hi"})])
 
     async def main() -> None:
-        with serving(server) as registry, trio.fail_after(30):
+        with serving(server) as registry, trio.fail_after(150):
             registry.add("app", "v1", app)
             async with open_images(str(tmp_path / "loopback")) as images:
                 await drain(images.images.pull(PullRequest(with_tag_or_digest(f"{registry.host}/app", "v1"))))

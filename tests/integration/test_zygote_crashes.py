@@ -47,7 +47,7 @@ async def _host(top: Path, runtime: Runtime | None = None) -> AsyncIterator[tupl
     async with Zygote.start(str(top), ["json-file"]) as zygote, trio.open_nursery() as nursery:
         host = MonitorHost(top, top / "rootfs", runtime or _runtime(top), zygote, nursery)
         try:
-            with trio.fail_after(50):
+            with trio.fail_after(150):
                 yield host, zygote
         except BaseException:
             host.close()  # removes leftovers if the test failed
