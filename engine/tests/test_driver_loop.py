@@ -1,4 +1,4 @@
-"""Event loops of plugins: async methods that block, cancel, raise, and end their loop."""
+"""Event loops of plugins: async methods that block the loop, raise exceptions, are cancelled, or end the loop."""
 
 from __future__ import annotations
 

@@ -5,11 +5,10 @@ that change together with the phase (pid, times, exit code, error). The caller a
 `ContainerRecord.state`. No other code sets a phase, except for the migration of old rows (`record`). Docker's booleans
 are properties, derived from the phase.
 
-A change that adds a phase must also update:
+A change that adds a phase must also add an operation that brings containers into the phase, and a route for this operation.
+Use the module `pausing` as an example: it checks the state, commits the change and publishes an event. The change must update:
 
 - the decisions when the daemon starts: `restore` and `adoption`;
-- the operations: a new operation must bring containers into the phase. Use the module `pausing` as an example: it checks
-  the state, commits the change and publishes an event. The new operation also needs a route;
 - other code that asks for the phase, most of it in `stopping`, `lifecycle`, `removal` and `execs`; find all of it with
   `grep -rE 'state.(running|paused|restarting)'`;
 - `ContainerIndex.counts`, `check.rows`, `wire.container_list.status_text` of the front end `docker`, and `_states` of the

@@ -31,7 +31,7 @@ _rows = msgspec.json.Decoder(tuple[str, ...])
 
 
 class BlobRepositories:
-    """All rows, in memory."""
+    """The repositories of all blobs. They are kept in memory and in the database."""
 
     def __init__(self, store: Store, content: ContentStore) -> None:
         self._store, self._content = store, content

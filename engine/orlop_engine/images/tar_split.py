@@ -57,9 +57,8 @@ def remove(content: ContentStore, chain_id: str) -> None:
 async def pack(content: ContentStore, layer: Layer, hold: Callable[[str], Awaitable[None]]) -> Layer:
     """Rebuild the tar of a layer, and store it as a blob. Returns the layer with this blob. `hold` is called with the blob's
     digest before the blob is published. Raises `DriverError` if the files have changed since they were unpacked."""
-    ingest = await content.ingest(layer.diff_id)
+    ingest = await content.ingest(layer.diff_id, apart=True)  # several images with this layer may be saved at the same time
     try:
-        await ingest.restart()  # an earlier attempt may have left pieces
         await _copy(content, layer, ingest)
         await ingest.commit(hold)
     except DigestMismatch as error:

@@ -117,6 +117,28 @@ def test_reassembled_tar_becomes_the_layers_blob(tmp_path: Path) -> None:
     assert content.read(DIFF, len(TAR)) == TAR and not content.partials()
 
 
+def test_two_images_with_the_same_layer_can_be_packed_at_the_same_time(tmp_path: Path) -> None:
+    content, layer = adopted(tmp_path, entries())
+    both = trio.Event()
+    waiting: list[str] = []
+
+    async def hold(blob: str) -> None:
+        waiting.append(blob)
+        if len(waiting) == 2:
+            both.set()
+        await both.wait()
+
+    async def main() -> None:
+        with trio.fail_after(60):
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(pack, content, layer, hold)
+                nursery.start_soon(pack, content, layer, hold)
+
+    trio.run(main)
+    assert content.read(DIFF, len(TAR)) == TAR
+    assert os.listdir(content.partial) == []
+
+
 def test_changed_files_are_detected(tmp_path: Path) -> None:
     content, layer = adopted(tmp_path, entries())
     (tmp_path / "diff" / "d" / "b").write_bytes(b"3")
@@ -126,7 +148,7 @@ def test_changed_files_are_detected(tmp_path: Path) -> None:
 
     with pytest.raises(DriverError, match="its files have changed since the layer was unpacked"):
         trio.run(pack, content, layer, hold)
-    assert content.digests() == [] and content.partials() == []
+    assert content.digests() == [] and os.listdir(content.partial) == []
 
 
 def test_packed_layer_is_read_like_a_blob(tmp_path: Path) -> None:

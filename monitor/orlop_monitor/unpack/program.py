@@ -146,7 +146,7 @@ class Program:
             text = os.read(self._errors, 65536)[-_SHOWN:].decode("utf-8", "backslashreplace").strip()
         except BlockingIOError:
             text = ""
-        # A program may not report that the disk is full: mkfs.erofs reports only a wrong checksum, because data is missing
+        # Not every program reports that the disk is full: mkfs.erofs reports only a wrong checksum, because data is missing
         free = os.statvfs("/")  # the worker's root is the layer's directory
         if free.f_bavail * free.f_frsize < _FULL or os.strerror(errno.ENOSPC) in text:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
