@@ -6,7 +6,8 @@ that change together with the phase (pid, times, exit code, error). The caller a
 are properties, derived from the phase.
 
 A change that adds a phase must also add an operation that brings containers into the phase, and a route for this operation.
-Use the module `pausing` as an example: it checks the state, commits the change and publishes an event. The change must update:
+Use the module `pausing` as an example: it checks the state, commits the change and publishes an event. The change must
+update:
 
 - the decisions when the daemon starts: `restore` and `adoption`;
 - other code that asks for the phase, most of it in `stopping`, `lifecycle`, `removal` and `execs`; find all of it with
