@@ -38,7 +38,7 @@ def is_exhaustion(error: BaseException | None) -> bool:
 
 
 def advice() -> str:
-    """How an administrator can raise the limit, for the log and for clients."""
+    """A text for the log and for clients, which says how an administrator can raise the limit."""
     limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
     return (
         f"too many open files: the daemon may have {limit}; end clients that follow logs, events or attached containers, "

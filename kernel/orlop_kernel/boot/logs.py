@@ -89,7 +89,7 @@ class _Text(logging.Formatter):
 
 
 class _Journal(logging.Formatter):
-    """Puts the record's priority in front of each line of another formatter."""
+    """Formats a record with another formatter, and puts the record's priority in front of each line."""
 
     def __init__(self, inner: logging.Formatter) -> None:
         super().__init__()

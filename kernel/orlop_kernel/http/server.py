@@ -26,7 +26,7 @@ log = logging.getLogger("orlop.http")
 Identify = Callable[[trio.abc.Stream], Awaitable[Peer]]
 
 _EXHAUSTED = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS})
-# Errors of accept for a connection that was lost before (accept(2), "Error handling")
+# Errors of accept for a connection that was lost while it waited (accept(2), "Error handling")
 _LOST = frozenset(
     {
         errno.ECONNABORTED,
