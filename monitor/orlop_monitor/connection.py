@@ -38,7 +38,7 @@ class FrameParser:
             return None
         (length,) = HEADER.unpack_from(self._buffer)
         if length > FRAME_LIMIT:
-            raise ValueError(f"a frame of {length} bytes")
+            raise ValueError(f"a frame of {length} bytes exceeds the limit of {FRAME_LIMIT}")
         if len(self._buffer) < HEADER.size + length:
             return None
         frame = bytes(self._buffer[HEADER.size : HEADER.size + length])

@@ -234,7 +234,7 @@ class Container:
 
         def deleted(status: int, timed_out: bool) -> None:
             if status:
-                print(f"{command.argv[0]} delete of {self._launch.id}: status {status}", file=sys.stderr)
+                print(f"`{command.argv[0]} delete` of container {self._launch.id} failed: status {status}", file=sys.stderr)
             then(status)
 
         try:

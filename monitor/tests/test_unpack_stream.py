@@ -263,7 +263,7 @@ def test_size_of_a_request_is_limited() -> None:
     frame = encode(largest)
     assert len(frame) == HEADER.size + FRAME_LIMIT
     assert received(frame) == (largest, [])
-    with pytest.raises(ValueError, match=f"^a request of {FRAME_LIMIT + 1} bytes"):
+    with pytest.raises(ValueError, match=f"^a request of {FRAME_LIMIT + 1} bytes exceeds the limit of {FRAME_LIMIT}$"):
         received(HEADER.pack(FRAME_LIMIT + 1))
 
 

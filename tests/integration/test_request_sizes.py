@@ -34,18 +34,18 @@ def bindings(*texts: str) -> dict[str, Any]:
 REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "volumes by the hundred thousand": (binds(90_000), "invalid JSON: more than 50000 values"),
     "volumes by the ten thousand": (binds(10_001), "HostConfig.Binds: has more than 10000 elements"),
-    "volumes by the thousand": (binds(1_001), "too many mounts: 1001, a container may have 1000"),
+    "volumes by the thousand": (binds(1_001), "too many mounts: 1001, at most 1000 are allowed"),
     "anonymous volumes": (host(Binds=[f"/v{number}" for number in TEN_THOUSAND]), "too many mounts"),
     "volumes of every kind": (
         {
             "Volumes": {f"/a{number}": {} for number in range(400)},
             **host(Binds=[f"/b{number}" for number in range(400)], Tmpfs={f"/c{number}": "" for number in range(400)}),
         },
-        "too many mounts: 1200, a container may have 1000",
+        "too many mounts: 1200, at most 1000 are allowed",
     ),
     "mounts": (host(Mounts=[{"Type": "volume", "Target": f"/v{number}"} for number in range(5_000)]), "too many mounts"),
     "volumes of others": (host(VolumesFrom=["big"] * 2), "too many mounts in VolumesFrom"),
-    "every port": (bindings("1-65535/tcp"), "too many published ports: a container may have 4096"),
+    "every port": (bindings("1-65535/tcp"), "too many published ports: at most 4096 are allowed"),
     "ranges of ports": (bindings(*(f"{low}-65535/tcp" for low in range(1, 5_000))), "too many published ports"),
     "every exposed port": (
         {"ExposedPorts": {"1-5000/tcp": {}}, **host(PublishAllPorts=True)},
@@ -53,7 +53,7 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     ),
     "ranges of exposed ports": (
         {"ExposedPorts": {f"{low}-65535/tcp": {} for low in range(1, 9_000)}},
-        "too many exposed ports: a container may have 32768",
+        "too many exposed ports: at most 32768 are allowed",
     ),
     "variables": ({"Env": [f"A{number}=x" for number in range(45_000)]}, "Env: has more than 10000 elements"),
     "one long variable": ({"Env": ["A=" + "x" * (4 << 20)]}, "request body too large"),

@@ -251,4 +251,4 @@ async def attach(events: ContainerEvents, container: Container, client: Duplex, 
     except* OrlopError as group:
         # The response has begun, so no error can be sent; the client only sees that the connection ends
         for error in group.exceptions:
-            log.warning("attach to container %s: %s", container.name, error)
+            log.warning("attach to container %s failed: %s", container.name, error)

@@ -92,7 +92,7 @@ def _inherited(index: ContainerIndex, host: HostConfig) -> list[MountRecord]:
         except NotFound as error:  # after a 404, clients believe that the image is missing
             raise InvalidParameter(str(error)) from None
         if len(found) + len(shared) > entry_limits.MOUNTS:
-            raise InvalidParameter(f"too many mounts in VolumesFrom: a container may have {entry_limits.MOUNTS}")
+            raise InvalidParameter(f"too many mounts in VolumesFrom: at most {entry_limits.MOUNTS} are allowed")
         found += [replace(mount, rw=mount.rw and mode != "ro", mode="", copy=False) for mount in shared]
     return found
 

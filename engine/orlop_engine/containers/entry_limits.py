@@ -47,7 +47,7 @@ def check(config: CreateRequest, host: HostConfig) -> None:
     """Raise InvalidParameter when a request exceeds a limit."""
     mounts = sum(len(given or ()) for given in (host.binds, host.mounts, host.tmpfs, config.volumes))
     if mounts > MOUNTS:
-        raise InvalidParameter(f"too many mounts: {mounts}, a container may have {MOUNTS}")
+        raise InvalidParameter(f"too many mounts: {mounts}, at most {MOUNTS} are allowed")
     for field, (name, limit) in _LISTS.items():
         value = getattr(host, field)
         if value and not isinstance(value, str) and len(value) > limit:

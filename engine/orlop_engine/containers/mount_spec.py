@@ -255,7 +255,7 @@ def plan(
                 type="volume", destination=destination, name=secrets.token_hex(32), anonymous=True
             )
     if len(found) > entry_limits.MOUNTS:
-        raise InvalidParameter(f"too many mounts: {len(found)}, a container may have {entry_limits.MOUNTS}")
+        raise InvalidParameter(f"too many mounts: {len(found)}, at most {entry_limits.MOUNTS} are allowed")
     return tuple(found.values())
 
 

@@ -56,7 +56,7 @@ class _Unrestricted:
         return True
 
     def denied(self, what: str) -> Exception:
-        raise AssertionError(f"denied to a client that may do everything: {what}")
+        raise AssertionError(f"asked to deny {what}, but this policy allows everything")
 
 
 UNRESTRICTED: ImagePolicy = _Unrestricted()

@@ -99,7 +99,7 @@ def decode_name(value: bytes) -> NameRecord:
     if value.startswith(b"{"):
         record = _decode_name(value)
         if not record.images:
-            raise ValueError("name of no image")
+            raise ValueError("the row lists no image")
         return record
     id, _, owner = value.decode().partition(" ")
     return NameRecord((id,), owner=owner)

@@ -103,7 +103,7 @@ def _bindings(text: str, ports: list[tuple[int, str]], binding: PortBinding) -> 
 
 
 def _too_many(what: str, limit: int) -> InvalidParameter:
-    return InvalidParameter(f"too many {what} ports: a container may have {limit}")
+    return InvalidParameter(f"too many {what} ports: at most {limit} are allowed")
 
 
 def wanted_ports(exposed: Iterable[str], bindings: PortBindings, publish_all: bool) -> list[Wanted]:

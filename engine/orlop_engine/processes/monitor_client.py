@@ -52,6 +52,7 @@ log = logging.getLogger("orlop.processes")
 _DEADLINE = PATIENCE
 _LAUNCH_DEADLINE = 30.0
 _LOG_DEADLINE = 3 * LOG_OPENING  # the monitor reports that a log driver hangs; on a busy machine, the report takes longer
+_WRONG_ANSWER = "the monitor's answer has the wrong type"
 _FDS_A_MESSAGE = 200  # file descriptors in one message; the kernel allows 253 (SCM_MAX_FD)
 
 
@@ -184,7 +185,8 @@ class MonitorClient:
         try:
             self.on_event(event)
         except Exception:
-            log.exception("event of monitor %d", self.pid)  # a bug in the listener; the next event may be handled
+            # A bug in the listener; the next event may be handled
+            log.exception("cannot handle an event of monitor %d", self.pid)
 
     async def _listen(self, control: Control) -> None:
         """Read until the monitor ends. If the monitor is still running but has closed the connection (because the daemon
@@ -222,7 +224,7 @@ class MonitorClient:
             try:
                 self.on_resumed(status, asked_at)
             except Exception:
-                log.exception("state of monitor %d", self.pid)
+                log.exception("cannot handle the state of monitor %d", self.pid)
 
     async def _watch(self) -> None:
         try:
@@ -296,7 +298,7 @@ class MonitorClient:
     def _as_status(what: str, answer: Body) -> Status:
         if isinstance(answer, Status):
             return answer
-        raise MonitorFailed(what, answer if isinstance(answer, Failed) else Failed("an answer of another type"))
+        raise MonitorFailed(what, answer if isinstance(answer, Failed) else Failed(_WRONG_ANSWER))
 
     async def subscribe(self) -> Status:
         """Subscribe to the events of an adopted monitor, and return its status. Waits without a deadline until the
@@ -320,7 +322,7 @@ class MonitorClient:
             return answer
         with trio.move_on_after(_DEADLINE):
             await self.ended()
-        raise StartFailed("start the container", answer if isinstance(answer, Failed) else Failed("not a start"))
+        raise StartFailed("start the container", answer if isinstance(answer, Failed) else Failed(_WRONG_ANSWER))
 
     async def serve(self, forwards: Sequence[Forward], sockets: Sequence[socket.socket]) -> None:
         """Make the monitor serve these listeners. The caller still closes its sockets, because the monitor has its own
@@ -363,7 +365,7 @@ class MonitorClient:
         if isinstance(answer, Status):
             return stream
         await stream.aclose()
-        raise MonitorFailed("attach to the container", answer if isinstance(answer, Failed) else Failed("not a status"))
+        raise MonitorFailed("attach to the container", answer if isinstance(answer, Failed) else Failed(_WRONG_ANSWER))
 
     async def exec(self, request: Exec) -> tuple[Started, trio.SocketStream | None]:
         """Run another process in the container. Returns its stream if `request.attach` is set. Raises `StartFailed` when the
@@ -377,7 +379,7 @@ class MonitorClient:
             return answer, stream
         if stream:
             await stream.aclose()
-        raise StartFailed("run the exec", answer if isinstance(answer, Failed) else Failed("not a start"))
+        raise StartFailed("run the exec", answer if isinstance(answer, Failed) else Failed(_WRONG_ANSWER))
 
     async def _stream(self, what: str, request: Request, seconds: float) -> tuple[trio.SocketStream, Body]:
         """Open a separate connection, send its first request and return the answer. The connection is a raw stream after

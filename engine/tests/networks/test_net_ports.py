@@ -173,9 +173,9 @@ def test_sctp_has_no_listener() -> None:
 def test_number_of_ports_is_limited() -> None:
     range_of_all = {"1-65535/tcp": None}
     for exposed, bindings, publish_all, what in (
-        ((), range_of_all, False, "published ports: a container may have 4096"),
-        (["1-5000/tcp"], {}, True, "published ports: a container may have 4096"),
-        ([f"{low}-65535/tcp" for low in range(1, 10_000)], {}, False, "exposed ports: a container may have 32768"),
+        ((), range_of_all, False, "published ports: at most 4096 are allowed"),
+        (["1-5000/tcp"], {}, True, "published ports: at most 4096 are allowed"),
+        ([f"{low}-65535/tcp" for low in range(1, 10_000)], {}, False, "exposed ports: at most 32768 are allowed"),
         ((), {f"{low}-65535/tcp": None for low in range(60_000, 65_535)}, False, "published"),
     ):
         with pytest.raises(InvalidParameter, match=f"^too many {what}"):

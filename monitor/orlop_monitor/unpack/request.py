@@ -250,7 +250,7 @@ def receive_request(connection: socket.socket) -> tuple[Request, list[int]]:
         data += _some(connection, HEADER.size - len(data))
     (length,) = HEADER.unpack(data)
     if length > FRAME_LIMIT:
-        raise ValueError(f"a request of {length} bytes")
+        raise ValueError(f"a request of {length} bytes exceeds the limit of {FRAME_LIMIT}")
     body = b""
     while len(body) < length:
         body += _some(connection, length - len(body))
