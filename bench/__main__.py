@@ -1,5 +1,5 @@
-"""Runs the measures in rounds. In each round, each engine is measured in turn. Prints medians and ratios; most of the ratios
-are to dockerd."""
+"""Runs the measures in rounds. In each round, each engine is measured in turn. Prints medians and ratios; most ratios
+compare Orlop with dockerd."""
 
 from __future__ import annotations
 

@@ -24,7 +24,8 @@ if TYPE_CHECKING:
 
 
 class Option(click.Option):
-    """An option in a section of the help page. The help page does not show its twin with `--no-`."""
+    """An option in a section of the help page. If the option also has a negative form (`--no-NAME`), the help page does not
+    show this form."""
 
     def __init__(self, *args: Any, section: str = "", **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)

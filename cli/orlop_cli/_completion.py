@@ -63,7 +63,7 @@ class _Bash(BashComplete):
 
 
 def register() -> None:
-    """Make click use the completion for bash of this module."""
+    """Make click use this module's completion for bash."""
     add_completion_class(_Bash)
 
 

@@ -31,8 +31,8 @@ def near(name: str, known: Iterable[str], prefix: str = "") -> str:
 
 
 def name_hint(error: CliError) -> str:
-    """The question for an error about an object that does not exist. "" if no similar name exists, or if the daemon does not
-    answer."""
+    """The question `Did you mean ...?`, for an error about an object that does not exist. "" if no similar name exists, or
+    if the daemon does not answer."""
     match = _MISSING.search(error.message)
     if match is None or error.source is None:
         return ""

@@ -1,4 +1,4 @@
-"""The client's HTTP: framings of which the input is split at any byte, keep-alive, hijack, and invalid HTTP."""
+"""The client's HTTP: keep-alive, hijack, invalid HTTP, and the framings of bodies, with input that is split at any byte."""
 
 from __future__ import annotations
 

@@ -31,7 +31,7 @@ Answer = tuple[int, dict[str, str], bytes]
 
 
 class FakeRegistry:
-    """Answers requests from `answers`, by "METHOD path"; other paths are missing. `seen`: path and Authorization."""
+    """`answers` maps "METHOD path" to the answer; other requests get 404. `seen`: path and Authorization of each request."""
 
     def __init__(self) -> None:
         self.answers: dict[str, Answer] = {

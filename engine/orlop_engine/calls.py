@@ -87,7 +87,7 @@ class Gate:
         self.failures: Counter[str] = Counter()
         self.abandoned = 0
         self._missed = self._faults = 0  # missed deadlines and unexpected exceptions in a row
-        self._ahead = 0.0  # of `time.monotonic`, which threads have instead of trio's clock
+        self._ahead = 0.0  # trio's clock minus `time.monotonic()`, so that threads can compute trio's time
         self._delay = SHORTEST_DELAY
         self._retry_at = 0.0
         self._on_trial = False

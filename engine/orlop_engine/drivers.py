@@ -313,8 +313,9 @@ def _plain_name(name: str) -> str:
 
 
 def _find(kind: str, name: str, made_with: str = "") -> discovery.Factory:
-    """Load a driver. If another author wrote it, threads pass on the GIL more often from then on: a driver that computes
-    would otherwise delay each step of the event loop by 5 ms. `made_with`: see `Drivers.meant`."""
+    """Load a driver. If another author wrote it, the interpreter's switch interval is shortened: otherwise a driver that
+    computes could keep the GIL for 5 ms, and delay each step of the event loop by this time. `made_with`: see
+    `Drivers.meant`."""
     try:
         factory = discovery.find(kind, name)
     except NotFound:

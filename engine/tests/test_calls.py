@@ -544,7 +544,7 @@ def test_value_between_exceptions_keeps_the_breaker_closed():
 
 
 def test_thread_is_admitted_after_the_delay():
-    """A call on a thread has no trio clock, which begins at a random time."""
+    """A thread cannot read trio's clock, which begins at a random time."""
 
     class Log(FakeLog):
         broken = True

@@ -256,7 +256,7 @@ PAX = pytest.mark.parametrize("form", [pax_0_0, pax_0_1, pax_1_0])
         ((0, 10), b"x" * 10),
         ((10, 10), b"x" * 10),  # the data ends at the end of the file
         ((0, 5, 5, 5), b"x" * 10),  # without a hole between the segments
-        ((0, 5, 20, 0), b"x" * 5),  # GNU tar ends a map with the file's size
+        ((0, 5, 20, 0), b"x" * 5),  # GNU tar ends a sparse map with the file's size
         (tuple(n for at in range(10) for n in (2 * at, 1)), b"x" * 10),  # more segments than fit in a header
         (tuple(n for at in range(60) for n in (20, 0)), b""),
     ],

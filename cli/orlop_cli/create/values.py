@@ -73,7 +73,7 @@ def labels(files: Sequence[str], given: Sequence[str]) -> dict[str, str]:
     """The labels in the files of --label-file, and then of -l."""
     found = pairs([*(line for path in files for line in file_lines(path)), *given])
     if "" in found:
-        item = next(item for item in given if item.startswith("="))  # lines of files have a name
+        item = next(item for item in given if item.startswith("="))  # file_lines() refuses lines without a name
         raise bad(f'invalid argument "{item}" for "-l, --label" flag: invalid label \'{item}\': empty name')
     return found
 

@@ -49,8 +49,8 @@ def fit(text: str, cells: int, right: bool = False) -> str:
 
 
 def wrap(text: str, cells: int) -> list[str]:
-    """The lines of a printable text in a column of `cells`; at least one line. Words are broken where the line ends, as in a
-    terminal, so that a line can be copied."""
+    """Split a printable text into lines of at most `cells`; at least one line. As on a terminal, a line may end within a
+    word, so that a long line can be copied."""
     lines = []
     while width(text) > cells:
         part = cut(text, cells) or text[0]

@@ -70,7 +70,7 @@ class TextEnded(NamedTuple):
 
 
 class Crashed(NamedTuple):
-    """A thread has failed with an error that the view does not expect: the command ends with it."""
+    """An unexpected error has ended a thread. The command ends with this error."""
 
     error: BaseException
 
@@ -131,7 +131,7 @@ class Poller(_Thread):
         try:
             self._kicks.get(timeout=seconds)
             while True:
-                self._kicks.get_nowait()  # several kicks are one
+                self._kicks.get_nowait()  # several kicks start only one round
         except queue.Empty:
             pass
 
@@ -171,7 +171,7 @@ def _cause(error: Exception) -> str:
 def list_page(engine: Engine, page: str) -> list[dict[str, Any]]:
     """The objects of a page."""
     if page == "cache":
-        engine.prefer((1, 42))  # before this version, the daemon computes all kinds of disk usage
+        engine.prefer((1, 42))  # with an older version of the API, the daemon computes all kinds of disk usage
         return list(engine.get("/system/df", {"type": "build-cache"}).get("BuildCache") or [])
     found = engine.get(_PATHS[page], {"all": 1} if page == "containers" else None)
     return list((found.get("Volumes") if isinstance(found, dict) else found) or [])

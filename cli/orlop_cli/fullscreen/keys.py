@@ -45,7 +45,7 @@ class Open(NamedTuple):
 
 
 class Close(NamedTuple):
-    """Stop to fill the text."""
+    """Stop filling the text."""
 
 
 class Shell(NamedTuple):
@@ -67,7 +67,7 @@ class Quit(NamedTuple):
     """End the command."""
 
 
-# Keys of the pages: (key, words of the help, short words of the last line, pages)
+# Keys of the pages: (key, text in the help, short text in the last line, pages)
 _EVERY = frozenset(rows.PAGES)
 _OBJECTS = _EVERY - {"cache"}
 ACTIONS = (

@@ -73,7 +73,7 @@ def run(session: Session, command: Sequence[str]) -> None:
     """Show the view until the user ends it. `command` are the words that start this client with the same global flags."""
     check_terminal()
     engine = session.engine
-    engine.server_version()  # reports an error, and asks for a password of ssh, before the screen changes
+    engine.server_version()  # an error, or ssh's question for a password, appears before the screen changes
     locale.setlocale(locale.LC_ALL, "")
     Screen(session, command).run()
 
@@ -121,8 +121,8 @@ class Screen:
                 signal.signal(number, handler)
 
     def _leave(self) -> None:
-        """Restore the terminal. Without a second screen, as on a vt100, the prompt of the shell is written over the last
-        line, so it is cleared."""
+        """Restore the terminal. Without a second screen, as on a vt100, the shell writes its prompt over the last line of
+        the view, so that line is cleared first."""
         try:
             self._window.move(curses.LINES - 1, 0)
             self._window.clrtoeol()
@@ -301,7 +301,8 @@ def _styles() -> dict[str, int]:
 
 
 def _starts_colours() -> bool:
-    """Whether the terminal has colours. From then on, curses sets the colours of every character."""
+    """Switch on the colours of curses, which then sets the colours of every character. Returns whether the terminal has
+    colours."""
     try:
         curses.start_color()
         curses.use_default_colors()

@@ -69,7 +69,7 @@ class State(NamedTuple):
     notice: str = ""
     failed: bool = False  # the notice is an error
     lost: str = ""  # why there is no connection to the daemon
-    silent: int = 0  # seconds that the daemon has taken for the current answer
+    silent: int = 0  # seconds since the request that the daemon has not answered yet
     token: int = 0
 
 
@@ -156,7 +156,8 @@ def text_lines(state: State) -> list[str]:
 
 
 def listed(state: State, page: str, items: Sequence[Json]) -> State:
-    """The daemon has answered with the objects of a page. A row that has gone is replaced by the row at its place."""
+    """The daemon has answered with the objects of a page. If the selected row does not exist any more, the row at its place
+    is selected."""
     place = [row.key for row in shown(state)] if state.page == page else []
     items_now = {**state.items, page: tuple(items)}
     state = state._replace(items=items_now, lost="", silent=0)

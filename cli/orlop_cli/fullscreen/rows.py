@@ -80,7 +80,8 @@ COLUMNS = {
 
 
 class Row(NamedTuple):
-    """A row. `key` identifies the object in requests. `values` are the sort keys of columns whose text has another order."""
+    """A row. `key` identifies the object in requests. `values` are the sort keys of the columns that are not sorted by their
+    text."""
 
     key: str
     name: str
@@ -102,8 +103,8 @@ def choose(columns: Sequence[Column], width: int) -> list[tuple[Column, int]]:
 
 
 def arrange(found: Sequence[Row], column: str, reverse: bool) -> list[Row]:
-    """The rows in the order of a column, and of names where it is equal. Numbers are sorted from the largest; rows without
-    a number come last in both directions."""
+    """The rows, sorted by a column. Rows with equal values are sorted by name. Numbers are sorted from the largest; rows
+    without a number come last in both directions."""
     by_name = sorted(found, key=lambda row: (row.name.lower(), row.key))
     with_number = [row for row in by_name if column in row.values]
     if not with_number:

@@ -42,7 +42,7 @@ class Sample(NamedTuple):
 
 
 def counters(answer: dict[str, Any], at: float) -> Counters | None:
-    """None if the container does not run: it has an empty answer with the zero time."""
+    """The counters in an answer. None if the container does not run; the answer is then empty, with the zero time."""
     return None if str(answer.get("read", "0001-")).startswith("0001-") else Counters(answer, at)
 
 

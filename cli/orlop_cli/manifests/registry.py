@@ -56,8 +56,8 @@ def is_loopback(domain: str) -> bool:
 
 
 class Registry:
-    """A registry by the domain in names of images. With `insecure`, certificates are not verified, and TLS is not needed.
-    With `plain`, TLS is not tried."""
+    """A registry, identified by the domain in the names of its images. With `insecure`, certificates are not verified, and
+    TLS is not needed. With `plain`, TLS is not tried."""
 
     def __init__(self, domain: str, insecure: bool = False, plain: bool = False) -> None:
         self._domain, self._insecure = domain, insecure

@@ -24,8 +24,8 @@ def print_rows(
     quiet: str = "",
     raw: dict[str, str] | None = None,
 ) -> None:
-    """Print a listing. `columns` are the default table's placeholders; `quiet` is the placeholder that -q prints; `raw` are
-    the placeholders of `--format raw` by their names there, for lists that have this format in docker."""
+    """Print a listing. `columns` are the default table's placeholders; `quiet` is the placeholder that -q prints; `raw` maps
+    the names that `--format raw` prints to placeholders, for lists that have this format in docker."""
     sys.stdout.write(render_rows(rows, columns, headers, form, quiet, raw))
 
 

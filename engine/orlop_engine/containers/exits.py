@@ -93,7 +93,7 @@ async def account(ports: Ports, container: Container, run: Run, exited: Exited) 
     except Exception:
         log.exception("container %s has ended, but not all of its network resources were released", container.name)
     ports.events.publish_volumes(container, "unmount")
-    note_lost_log(ports, container, exited.log_lost)  # if no daemon ran when the monitor reported it
+    note_lost_log(ports, container, exited.log_lost)  # in case no daemon ran when the monitor reported the loss
     ran_for = (exited.time_ns - container.record.state.started_ns) / 1e9
     again = _wanted_again(ports.state, container, exited.code)
     # The exit is published before the commit, because the container has ended even if a full disk prevents the commit

@@ -115,7 +115,7 @@ class ContainerRecord(msgspec.Struct, kw_only=True):
         return self.host_config.log_config.type, self.made_with.get("log", "")
 
     def begin_log(self) -> None:
-        """A new run begins, whose monitor counts from zero."""
+        """Add the last run's lost log entries to those of earlier runs: the monitor of a new run counts from zero."""
         self.log_lost_before += self.log_lost
         self.log_lost = 0
 

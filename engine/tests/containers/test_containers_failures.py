@@ -484,7 +484,7 @@ def test_lost_log_entries_are_shown_and_reported(tmp_path, monkeypatch, caplog):
             await h.run.finished.wait()
             assert h.engine.actions()[-2:] == ["log-lost", "die"]
             with h.container.publish() as draft:
-                draft.begin_log()  # by the next start
+                draft.begin_log()  # as the next start does
             assert (h.container.record.log_lost, h.container.record.log_lost_before) == (0, 6)
             monitor_events.on_resumed(h.ports, h.container, Status("running", 1, log_lost=2), 0.0)
             assert (h.container.record.log_lost, sum(h.engine.counters.log_lost.values())) == (2, 8)

@@ -1,5 +1,5 @@
-"""A pytest class for each mutant of a kind, and one for the driver without a fault. pytest collects this module in the
-process of `__main__`, which sets the kind in the environment."""
+"""A pytest class for each mutant of one kind, and a class for the driver without a fault. `__main__` starts pytest with this
+module, and passes the kind in an environment variable."""
 
 from __future__ import annotations
 
