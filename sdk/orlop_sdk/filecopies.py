@@ -60,8 +60,8 @@ def copy_file(
     source: int, name: str, target: int, new: str, mode: int | Callable[[int], int], attributes: Attributes
 ) -> None:
     """Copy a regular file to a path that does not exist yet. `source` and `target` are descriptors of directories. `mode` is
-    the permissions of the copy, or computes them from the source's `st_mode`. Raises `OSError`: `FileExistsError` if the
-    target exists."""
+    the permissions of the copy, or a function that computes the permissions from the source's `st_mode`. Raises `OSError`:
+    `FileExistsError` if the target exists."""
     reader = os.open(name, _READ, dir_fd=source)
     try:
         info = os.fstat(reader)
@@ -150,7 +150,7 @@ class Helper(Generic[T]):
             return False
         try:
             data = _encode(batch)
-        except UnicodeEncodeError:  # a name that is no UTF-8
+        except UnicodeEncodeError:  # a name that is not valid UTF-8
             return False
         if len(data) > _MESSAGE:
             return False

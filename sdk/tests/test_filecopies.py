@@ -95,7 +95,7 @@ def test_names_that_cannot_be_encoded_are_not_given(tmp_path: Path) -> None:
 def test_helper_that_has_ended_gets_no_batches(tmp_path: Path) -> None:
     with directories(tmp_path) as (source, target), helper(lambda connection: None) as made:
         batch = Batch([("a", 0o644)], Attributes())
-        if made.give(source, target, batch, "first"):  # otherwise the helper had ended before
+        if made.give(source, target, batch, "first"):  # false if the helper had ended already
             assert made.take(wait=True) == ("first", ["a"])
         assert not made.give(source, target, batch, "second")
 
@@ -108,7 +108,7 @@ def test_close_waits_for_the_batch_in_progress(tmp_path: Path) -> None:
         for fd in fds:
             os.close(fd)
         assert closing.wait(60)
-        time.sleep(0.2)  # an owner that does not wait goes on meanwhile
+        time.sleep(0.2)  # meanwhile, an owner that does not wait would continue
         answered.set()
 
     with directories(tmp_path) as (source, target), helper(slow) as made:

@@ -106,7 +106,7 @@ class Dockerd:
         return done.stdout.decode().strip()
 
     def fill(self) -> None:
-        """Call it once. Fill the root. The containers run until dockerd is stopped."""
+        """Fill the root. Call this method only once. The containers run until dockerd is stopped."""
         for data in (archive(), _images()):
             self.ok("load", "-q", stdin=data)
         self.ok("tag", BUSYBOX, "reg.example/x/tagged:2")

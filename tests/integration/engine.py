@@ -274,8 +274,8 @@ class Engine:
         return [line for line in found if float(line.partition(BLOCKED)[2].split()[1]) > tolerated() * 1000]
 
     def close(self) -> list[str]:
-        """End everything. End the daemon. Returns the leftovers on the host, and the daemon's reports about its event
-        loop."""
+        """End the daemon and all other processes of this engine. Returns the leftovers on the host, and the daemon's reports
+        about its event loop."""
         if self._sdk is not None:
             self._sdk.close()
         for terminal in self._terminals:

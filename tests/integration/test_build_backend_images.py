@@ -186,7 +186,7 @@ def test_worker_copies_files_for_the_builder(client: BuilderClient, tmp_path: Pa
     asked = {"source": str(tmp_path / "source"), "target": str(tmp_path / "target")}
     assert client.result("copy_files", names=[*names, "missing"], **asked) == ["missing"]
     assert [(tmp_path / "target" / name).read_text() for name in names] == [f"content {name}" for name in names]
-    assert client.result("copy_files", names=names, **asked) == names  # they exist
+    assert client.result("copy_files", names=names, **asked) == names  # not copied, because the targets exist
 
 
 def test_daemon_killed_at_any_call_leaves_nothing_incomplete(own: Callable[..., BuildingEngine]) -> None:

@@ -89,7 +89,7 @@ ADD --unpack=false local.tar /left/
 RUN mkdir /out/left && tar -xOf /left/local.tar inner > /out/left/inner
 """,
     )
-    del found["kept/a.tar"]  # fails without the file
+    del found["kept/a.tar"]  # raises KeyError if the file does not exist
     assert found == {"url/x": "1", "url/d/y": "2", "local/inner": "local", "left/inner": "local"}
 
 
@@ -140,7 +140,8 @@ def test_step_gets_the_requested_devices(fresh: Callable[..., Engine], tmp_path:
     device, missing = "vendor.com/class=dev0", "vendor.com/class=none"
 
     async def build(entitlements: Sequence[str], **devices: bool) -> str:
-        """What the step has written, or the error. `devices`: whether they are optional."""
+        """Returns the text that the step has written, or the error. `devices` maps the name of each device to whether it is
+        optional."""
         wanted = [ops_pb2.CDIDevice(name=f"vendor.com/class={name}", optional=value) for name, value in devices.items()]
         definition = executing("sh", "-c", script, cdiDevices=wanted)
         request = {"Exporter": "moby", "ExporterAttrs": {"name": "tb-device"}, "Entitlements": entitlements}
@@ -237,7 +238,7 @@ def test_image_without_files_is_exported(shared: Engine) -> None:
 
 
 def test_layers_of_a_context_are_reproducible(client: Client) -> None:
-    """Also without SOURCE_DATE_EPOCH, if no directory gets the time of the build, as in dockerd."""
+    """As in dockerd, this is so even without SOURCE_DATE_EPOCH, provided that no directory gets the time of the build."""
     (client.directory / "dir").mkdir()
     (client.directory / "dir" / "a").write_text("a")
     (client.directory / "Dockerfile").write_text("FROM busybox\nCOPY file /copied\nCOPY dir /etc\n")

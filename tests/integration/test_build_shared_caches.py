@@ -118,7 +118,7 @@ def test_steps_are_found_in_a_cache_of_dockerd(clients: Clients, base: str, name
     clients.orlop.ok("builder", "prune", "-af")
     ours = built(clients.orlop, "--cache-from", f"type=local,src={cache}")
     assert (ours == theirs) == (name in FOUND)
-    if name in ("copy", "wildcard"):  # also with the least cache, which lacks the other stage, and only until a change
+    if name in ("copy", "wildcard"):  # also with mode=min, which leaves out the other stage; and not after a change
         shutil.rmtree(cache)
         theirs = built(clients.dockerd, "--cache-to", f"type=local,dest={cache},mode=min")
         clients.orlop.ok("builder", "prune", "-af")

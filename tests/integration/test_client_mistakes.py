@@ -1,5 +1,5 @@
 """Mistakes that users make, with docker's client and with orlop on one orlopd. The message of orlop contains docker's
-sentence, or, where it is worded differently, what the table expects; the exit codes are the same."""
+sentence. If orlop words the message differently, the message matches the table instead. The exit codes are the same."""
 
 from __future__ import annotations
 

@@ -333,7 +333,7 @@ def test_operations_of_a_hostile_driver_end(results: Results, case: Case) -> Non
 
 @pytest.mark.parametrize("name", LOSSES)
 def test_lost_log_entries_are_seen(results: Results, name: str) -> None:
-    """In inspect, in events, in the daemon's log and in the metrics."""
+    """Inspect, events, the daemon's log and the metrics report the lost entries."""
     engine, (case,) = results.engine, [case for case in CASES if case.name == name]
     shown = [json.loads(text) for step, _, _, text in results.answers[case] if step == "lost"]
     assert {each["Reason"] for each in shown} == {LOSSES[name]}

@@ -95,7 +95,7 @@ def test_the_orlop_client_saves_to_a_pipe_and_a_file(engine: Engine, tmp_path: P
 
 
 class Dockerd:
-    """`options`: flags. A dockerd. With another `home`, it has other data."""
+    """A dockerd with its data in the directory `home`. `options` are its flags."""
 
     def __init__(self, home: str, *options: str) -> None:
         self.socket = f"{home}/dockerd.sock"

@@ -52,7 +52,7 @@ def remote() -> Iterator[Remote]:
         subprocess.run(["ip", "link", "add", parent, "type", "veth", "peer", "name", "peer0", "netns", path], check=True)
         subprocess.run(["ip", "link", "set", parent, "up"], check=True)
         found = Remote(parent, namespace, subnet)
-        for gateway in (f"{subnet}.1", f"{subnet}.250"):  # the first one is the source of its packets
+        for gateway in (f"{subnet}.1", f"{subnet}.250"):  # the first address is the source address of its packets
             found.run("ip", "address", "add", f"{gateway}/24", "dev", "peer0")
         found.run("ip", "link", "set", "peer0", "up")
         yield found
@@ -196,7 +196,7 @@ def create(side: Side, name: str, driver: str, options: dict[str, str], ipam: An
 def test_invalid_options_are_refused_like_in_dockerd(
     sides: tuple[Side, Side], remote: Remote, driver: str, options: dict[str, str]
 ) -> None:
-    """dockerd 26.1 answers 500; the status of a request that is wrong is 400."""
+    """dockerd 26.1 answers with the status 500. Orlop answers with 400, the status for an invalid request."""
     given = {key: value.replace("PARENT", remote.parent) for key, value in options.items()}
     (_, theirs), (status, ours) = (create(side, "refused", driver, given) for side in sides)
     assert theirs["message"] and ours == theirs and status == 400
@@ -248,7 +248,7 @@ def test_inspect_shows_the_same_as_dockerd(sides: tuple[Side, Side], remote: Rem
 
 @needs_dockerd
 def test_configuration_only_networks_are_like_in_dockerd(sides: tuple[Side, Side], remote: Remote) -> None:
-    """The settings of `parity-cfg` become those of the network that is made from it."""
+    """A network that is made from `parity-cfg` gets the settings of `parity-cfg`."""
     shown = []
     ipam = {"Config": [{"Subnet": f"{remote.subnet}.0/24"}]}
     template = {"Name": "parity-cfg", "ConfigOnly": True, "Options": {"parent": remote.parent}, "IPAM": ipam}

@@ -209,7 +209,7 @@ def _limit(reach: _Reach, tests: Sequence[int]) -> float:
 
 
 def _passes(session: pytest.Session, number: int, following: int | None) -> bool:
-    """Run a test. Run a test. Fixtures that the next test does not need are torn down."""
+    """Run a test. Returns whether it passed. Fixtures that the next test does not need are torn down."""
     item = session.items[number]
     failed = session.testsfailed
     item.ihook.pytest_runtest_protocol(item=item, nextitem=None if following is None else session.items[following])

@@ -90,7 +90,7 @@ class Stream(msgspec.Struct, frozen=True, tag=True):
 
 
 class CopyFiles(msgspec.Struct, frozen=True, tag=True):
-    """Copy files for another process, to which the only descriptor is the connection (`orlop_sdk.filecopies`)."""
+    """Copy files for another process (`orlop_sdk.filecopies`). The only descriptor is the connection to that process."""
 
 
 class CopyUp(msgspec.Struct, frozen=True, tag=True):

@@ -182,7 +182,7 @@ def _copy_files(channel: int) -> Done:
     if os.geteuid() == 0:
         own_mounts()
         enter_nothing()
-    # The same extended attributes as in a copy by the builder: "trusted." is not even listed without the capability
+    # Copy the same extended attributes as the builder. Without the capability, attributes "trusted.*" are not even listed
     confine(file_size=1 << 62, trusted_xattrs=True)
     with socket.socket(fileno=channel) as connection:
         filecopies.serve(connection)

@@ -85,8 +85,8 @@ class FakeBackend(FakeArtifacts):
         self.pulled: list[str] = []
         self.released: list[str] = []
         self.unpacked_for: list[tuple[int, int] | None] = []
-        self.helpers = 0  # of copies
         """The owners that archives were unpacked for."""
+        self.helpers = 0  # number of copy helpers that were started
         self._pulling = trio.Lock()
 
     # --- images

@@ -22,8 +22,8 @@ from orlop_build_dockerfile.remote.contents import content_digest
 from orlop_build_dockerfile.solver.definition import Vertex
 
 PATH = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
-ROOT = "sha256:8a5edab282632443219e051e4ade2d1d5bbc671c781051bf1437897cbdfea0f1"  # of the selector "/"
-TWICE = "sha256:9f2e3049a12e5f4b5788b35222d45494a0bc6b6d506ed9f519e384c7ab18f784"  # of the selectors "/" and "/"
+ROOT = "sha256:8a5edab282632443219e051e4ade2d1d5bbc671c781051bf1437897cbdfea0f1"  # digest of the selector "/"
+TWICE = "sha256:9f2e3049a12e5f4b5788b35222d45494a0bc6b6d506ed9f519e384c7ab18f784"  # digest of the selectors "/" and "/"
 
 
 def vertex(op: ops_pb2.Op, inputs: int = 1) -> Vertex:
@@ -100,7 +100,7 @@ def test_keys_of_an_image() -> None:
     assert image_keys("", [diff_id], "linux/amd64") == [by_layers]
 
 
-@pytest.mark.root  # the digests are those of files of root
+@pytest.mark.root  # the expected digests are of files that root owns
 def test_keys_of_content(tmp_path: Path) -> None:
     (tmp_path / "dir").mkdir(mode=0o755)
     (tmp_path / "file").write_text("x\n")
@@ -150,7 +150,7 @@ SELECTIONS = {
 }
 
 
-@pytest.mark.root  # the digests are those of files of root
+@pytest.mark.root  # the expected digests are of files that root owns
 def test_keys_of_selections(tmp_path: Path) -> None:
     """`test_build_shared_caches.py` compares such digests with those of dockerd."""
     (tmp_path / "dir" / "below").mkdir(parents=True)
@@ -174,7 +174,7 @@ def test_keys_of_selections(tmp_path: Path) -> None:
 
 
 def test_keys_of_steps_with_secrets_have_the_forms_of_all_versions() -> None:
-    """Those of dockerd 26.1 are the last."""
+    """The last key has the form that dockerd 26.1 uses."""
     step = run("true")
     secret = ops_pb2.SecretOpt(ID="none", mode=0o400, optional=True)
     step.op.exec.mounts.add(input=-1, output=-1, dest="/run/secrets/none", mountType=ops_pb2.SECRET, secretOpt=secret)

@@ -182,7 +182,7 @@ def test_existing_files_are_replaced(source: Path, tmp_path: Path) -> None:
     with helpers() as started:
         copy(source, tmp_path / "helped", started.start)
     helped, alone = described(tmp_path / "helped"), described(tmp_path / "alone")
-    assert helped.pop("x")[0] == alone.pop("x")[0]  # existing directories: see the tests of Copier
+    assert helped.pop("x")[0] == alone.pop("x")[0]  # the tests of Copier check the times of existing directories
     assert {name: entry[6] for name, entry in helped.items()} == {name: entry[6] for name, entry in alone.items()}
 
 
@@ -228,7 +228,7 @@ def test_copy_is_complete_if_the_helper_fails(source: Path, tmp_path: Path, serv
 
 
 def test_directories_get_their_times_after_the_last_file_of_the_helper(source: Path, tmp_path: Path) -> None:
-    """The helper begins when the copy has left the directory."""
+    """In this test, the helper begins to copy only after the builder has left the directory."""
 
     def late(connection: socket.socket) -> None:
         deadline = time.monotonic() + 60
@@ -255,7 +255,7 @@ def test_cancelled_copy_waits_for_the_helper(source: Path, tmp_path: Path) -> No
                 return
             busy.set()
             assert release.wait(60)
-            time.sleep(0.2)  # a copy that does not wait ends meanwhile
+            time.sleep(0.2)  # meanwhile, a copy that does not wait for the helper would end
             idle.set()
             connection.send(filecopies._encode([]))
 

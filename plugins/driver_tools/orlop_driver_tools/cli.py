@@ -54,7 +54,7 @@ def _in_use(session: Any) -> list[dict[str, str]]:
         if not session.address.path:  # the address is not a unix socket
             return []
         return list(session.engine.get("/info").get("OrlopDrivers") or ())
-    except Exception:  # the list of this environment is complete without the daemon, whose errors the client can show itself
+    except Exception:  # the list of installed drivers needs no daemon; other commands show the daemon's errors
         return []
 
 

@@ -39,8 +39,8 @@ def installed() -> list[Installed]:
 
 
 def with_degraded(drivers: Iterable[Installed], in_use: Iterable[Mapping[str, str]]) -> list[Installed]:
-    """The drivers, with the states that the daemon reports. `in_use` is the member `OrlopDrivers` of its answer to
-    `GET /info`. The name of a runtime there is that of its entry in daemon.json."""
+    """The drivers, with the states that the daemon reports. `in_use` is the member `OrlopDrivers` of its answer to `GET
+    /info`. For a runtime, this member contains the key of its entry in daemon.json."""
     degraded = {
         (each["Kind"], each["Distribution"], "" if each["Kind"] == "runtime" else each["Name"].rpartition(":")[2]): each
         for each in in_use

@@ -119,5 +119,5 @@ def of_network(request: NetworkRequest) -> Iterator[str]:
     for option in _HOSTS_OWN:
         if option in options:
             yield f"a network with {option}"
-    if request.config_from and request.config_from.network:  # its options may name links of the host
+    if request.config_from and request.config_from.network:  # the other network may have host links as options
         yield "a network with the settings of a configuration-only network"

@@ -28,7 +28,7 @@ _BUFFER = 1 << 18
 
 
 def _messages(data: bytes) -> Iterator[tuple[int, bytes]]:
-    """The messages of a datagram: the type, and the attributes."""
+    """Yields the type and the encoded attributes of each message in a datagram."""
     while len(data) >= 16:
         size, kind = struct.unpack_from("=IH", data)
         if size < 16:
@@ -38,7 +38,7 @@ def _messages(data: bytes) -> Iterator[tuple[int, bytes]]:
 
 
 def _names(data: bytes) -> dict[int, str]:
-    """The attributes by number. The numbers that matter here have texts."""
+    """Maps the numbers of the attributes to their values as text. The attributes that this module uses are texts."""
     found = {}
     while len(data) >= 4:
         size, kind = struct.unpack_from("=HH", data)

@@ -41,7 +41,7 @@ __all__ = ["BridgeDriver"]
 
 _log = logging.getLogger("orlop.networks")
 _LINGER = 1.0
-_PAUSE = 0.2  # seconds; other programs replace their rules in several steps
+_PAUSE = 0.2  # seconds before a repair, because other programs replace their rules in several steps
 
 
 def _version(address: str) -> int:

@@ -73,7 +73,8 @@ class Links:
         return link.alias == self._parents + link.name
 
     def ensure_parent(self, network: Network) -> None:
-        """Make the parent if it is missing, and is a VLAN link or belongs to a network without the option `parent`."""
+        """Make a missing parent: a VLAN link, or the link of a network without the option `parent`. Set up a parent of this
+        driver that is down."""
         found = self.parent(network.parent)
         if found is None:
             found = self._add_vlan(parse_vlan(network.parent)) if network.given else self._add_empty(network.parent)
@@ -177,7 +178,7 @@ class Links:
         return made.mac if self._kind.name == "macvlan" else ""
 
     def _reason(self, error: OSError, parent: netlink.LinkInfo) -> str:
-        """The cause, in words of this driver."""
+        """Why the kernel refused to make a link on this parent, as text for users."""
         kind = self._kind.name
         reasons = {
             errno.EOPNOTSUPP: f"failed to create the {kind} port: this kernel has no {kind} links",
@@ -215,7 +216,7 @@ class Links:
             os.close(namespace)
 
     def disconnect(self, endpoint_id: str, namespace_id: int | None) -> None:
-        """Delete the endpoint's link. Without `namespace_id`, it is searched in all namespaces."""
+        """Delete the endpoint's link. Without `namespace_id`, the link is searched for in all namespaces."""
         with _errors(f"disconnect endpoint {endpoint_id[:12]}"):
             for ident in self._socket.namespace_ids() if namespace_id is None else [namespace_id]:
                 self._delete(netlink.delete_group(self.group(endpoint_id), ident))

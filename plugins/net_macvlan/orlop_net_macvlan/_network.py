@@ -127,8 +127,8 @@ def read_network(network: NetworkSpec, kind: Kind) -> Network:
 
 def at_gateway(endpoint: Endpoint, network: Network) -> Endpoint:
     """The endpoint with the gateways that its container uses. In the modes l3 and l3s, the host is the container's router,
-    so the container's default route has no gateway. A network without the option `parent` leads nowhere, so its containers
-    have no default route."""
+    so the container's default route has no gateway. A network without the option `parent` is not connected to other
+    networks, so its containers have no default route."""
     if network.given and not network.direct:
         return endpoint
 

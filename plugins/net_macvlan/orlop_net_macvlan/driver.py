@@ -32,8 +32,8 @@ _log = logging.getLogger("orlop.networks")
 
 
 class _Driver:
-    """What both drivers share. `_namespaces` has the namespace id of each endpoint, because `detach` of a container that has
-    ended gets no path."""
+    """The base of both drivers. `_namespaces` maps each endpoint to the id of its network namespace: if a container has
+    ended, `detach` does not get the path of the namespace."""
 
     _KIND: ClassVar[Kind]
 
@@ -97,7 +97,8 @@ class _Driver:
         await self._worker.close(self._close)
 
     def _wanted(self, networks: Sequence[NetworkSpec], endpoints: Sequence[tuple[Endpoint, EndpointState]]) -> Wanted:
-        """The records, without networks whose options are invalid: their containers keep their links."""
+        """The engine's records, without networks whose options are invalid. The containers of such networks keep their
+        links."""
         found = {}
         for network in networks:
             try:

@@ -10,8 +10,9 @@ __all__ = ["RecordFormat"]
 
 
 class RecordFormat(Protocol):
-    """How the records of a file are encoded. The methods are pure functions of bytes, except that `last` and `valid_size`
-    may call `os.pread`. A record may contain several log entries."""
+    """How log entries (`LogRecord`) are encoded as the records of a file. In this module, a record is one encoded unit of
+    the file, which may contain several log entries. The methods are pure functions of bytes, except that `last` and
+    `valid_size` may call `os.pread`."""
 
     def complete_length(self, data: bytes) -> int:
         """The total length of the complete records at the beginning of `data`; 0 if `data` contains no complete record.
@@ -24,11 +25,11 @@ class RecordFormat(Protocol):
         ...
 
     def count(self, data: bytes) -> int:
-        """The number of entries in the complete records of `data`, as `tail` counts them."""
+        """The number of log entries in the complete records of `data`. `LogQuery.tail` counts entries in the same way."""
         ...
 
     def decode(self, data: bytes) -> list[LogRecord]:
-        """The entries of `data`, in order. Damaged records are left out."""
+        """The log entries in the records of `data`, in order. Damaged records are skipped."""
         ...
 
     def sync(self, data: bytes) -> int:

@@ -77,8 +77,8 @@ class Worker:
         return value
 
     def submit(self, function: Callable[[], Any]) -> None:
-        """Run `function` after the functions that are queued already. May be called in any thread. Nobody gets the result or
-        the exception."""
+        """Run `function` after the functions that are queued already. May be called in any thread. The result, or the
+        exception, is discarded."""
         self._queue.put(lambda: outcome.capture(function))
 
     def later(self, seconds: float, function: Callable[[], Any]) -> None:

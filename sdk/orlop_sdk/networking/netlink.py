@@ -1,8 +1,8 @@
 """Encoding of the rtnetlink messages that connect and disconnect an endpoint, and decoding of the kernel's answers. This
 module does no I/O.
 
-This takes microseconds for each container, whereas pyroute2 takes milliseconds. Formats: linux/netlink.h, rtnetlink.h,
-if_link.h, net_namespace.h, veth.h, if_addr.h, in the byte order of the host.
+For each container, this module takes microseconds, and pyroute2 would take milliseconds. Formats: linux/netlink.h,
+rtnetlink.h, if_link.h, net_namespace.h, veth.h, if_addr.h, in the byte order of the host.
 """
 
 from __future__ import annotations

@@ -21,7 +21,7 @@ StartHelper = Callable[[], socket.socket]
 """Starts a helper, and returns this side's end of the connection."""
 
 _ALONE = 1000  # files that are copied before a helper is started
-_BATCH, _FEWEST = 64, 8  # files that are sent together
+_BATCH, _FEWEST = 64, 8  # the highest and the lowest number of files in a batch
 _SMALL = 64 << 10  # bytes
 
 
@@ -52,8 +52,8 @@ class _Directory:
 
 
 class Helped:
-    """Use it as a context manager; at its end the helper works on no file any more. `again` copies a file that the helper
-    has not copied. `end` sets the attributes of a directory."""
+    """Use it in a `with` block; when the block ends, the helper works on no file any more. `again` copies a file that the
+    helper has not copied. `end` sets the attributes of a directory."""
 
     def __init__(self, start: StartHelper, attributes: Attributes, again: Again, end: End) -> None:
         self._helper: Helper[_Directory] = Helper(start)

@@ -1,4 +1,4 @@
-"""Drivers with one fault each, which the conformance suites must find.
+"""Mutants: drivers with one fault each. The conformance suites must find these faults.
 
 Each `Mutant` is one of the fakes with a changed method, and names the check that must fail. `python -m
 orlop_sdk.testing.mutants KIND` runs the check of each mutant, and prints the mutants that no check has found. If you add a

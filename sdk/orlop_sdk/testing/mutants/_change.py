@@ -1,4 +1,4 @@
-"""Tools that make a driver with a fault of a driver without one."""
+"""Functions that turn a driver without a fault into a driver with one fault."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class Mutant(NamedTuple):
 
 
 def replaced(base: type, **members: Any) -> Any:
-    """A subclass with other members."""
+    """A subclass of `base` in which these members are replaced."""
     return type(f"Faulty{base.__name__}", (base,), members)
 
 
@@ -38,7 +38,7 @@ async def after(answer: Awaitable[Any], alter: Callable[[Any], Any]) -> Any:
 
 
 async def sequence(*awaitables: Awaitable[Any]) -> Any:
-    """The answer of the last one."""
+    """Await all, one after the other, and return the result of the last one."""
     answer = None
     for each in awaitables:
         answer = await each

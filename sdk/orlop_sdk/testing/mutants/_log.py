@@ -72,7 +72,7 @@ class _ClosesOnce(WrappedWriter):
 
 
 def _write_first(inner: Any, given: Sequence[LogBlock]) -> None:
-    inner.write([given[0], *given[1:]])  # fails without blocks
+    inner.write([given[0], *given[1:]])  # raises IndexError for an empty list
 
 
 def _strays(original: Any, self: Any, info: LogInfo, options: Any) -> Any:
@@ -126,7 +126,7 @@ def _without_empty_logs(original: Any, self: Any, info: LogInfo, options: Any, q
 
 def _tail_after_since(original: Any, self: Any, info: LogInfo, options: Any, query: LogQuery) -> Any:
     reader = original(info, options, replace(query, tail=None))
-    return WrappedReader(reader, lambda found: found[-query.tail :] if query.tail else found)  # of what passed the filter
+    return WrappedReader(reader, lambda found: found[-query.tail :] if query.tail else found)  # applies `tail` after `since`
 
 
 def _ignores_follow_in_empty_logs(original: Any, self: Any, info: LogInfo, options: Any, query: LogQuery) -> Any:
@@ -161,7 +161,7 @@ def _twice(every: int) -> Any:
 def _counts_blocks(original: Any, self: Any, info: LogInfo, options: Any, query: LogQuery) -> Any:
     reader = original(info, options, query)
     if query.tail and query.tail < len(self._of(info)[0]):
-        reader._next = 0  # the block begins there
+        reader._next = 0  # the first entry of the log, where its block begins
     return reader
 
 

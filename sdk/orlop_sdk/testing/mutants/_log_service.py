@@ -58,7 +58,7 @@ class _ClosesAtOnce(WrappedWriter):
 def _wait(inner: Any, given: Sequence[LogBlock]) -> None:
     inner.write(given)
     end = time.monotonic() + 2 * (not getattr(inner, "waited", False))
-    inner.waited = True  # once is enough for the check
+    inner.waited = True  # later calls do not wait: one wait is enough for the check
     while inner._size and time.monotonic() < end:
         time.sleep(0.01)
 

@@ -106,7 +106,8 @@ def suite(kind: str) -> type:
 class _Impatient:
     @pytest.fixture(autouse=True)
     def short_deadlines(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        """Mutants miss deadlines. The driver without a fault has the usual ones, because the machine may be busy."""
+        """Shorten the deadlines, because some mutants miss them. Tests of the driver without a fault have the usual
+        deadlines, because the machine may be busy."""
         monkeypatch.setattr(log, "PATIENCE", 0.5)
         monkeypatch.setattr(log, "PROMPT", 1.0)
         monkeypatch.setattr(log_services, "_PATIENCE", 1.0)

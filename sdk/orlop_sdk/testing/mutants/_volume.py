@@ -52,7 +52,7 @@ async def _empty_existing(original: Any, self: Any, name: str, options: Any) -> 
 
 
 async def _hide(original: Any, self: Any, name: str) -> None:
-    """Keeps the content, and shows it at the next creation."""
+    """A removal that only hides the content. `_uncover` shows the content again at the next creation."""
     if os.path.isdir(self._data(name)):
         os.rename(self._data(name), os.path.join(self._root, name, "hidden"))
 
