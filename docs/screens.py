@@ -1,4 +1,5 @@
-"""Writes docs/images/top.svg and explain.svg: the screens of `orlop top` and `orlop explain`, for example containers.
+"""Writes docs/images/top.svg and explain.svg: the screens of `orlop top` and `orlop explain`, with containers that are
+invented as examples.
 
 The client's own code makes the text, without a daemon. `./dev docs` runs this script. A test fails if an image differs from
 the output of the client.

@@ -477,7 +477,7 @@ def test_breaker_counts_consecutive_failures_only():
 
 @pytest.mark.parametrize("fault", [KeyError("bug"), ValueError("bug"), SystemExit(3), None], ids=repr)
 def test_breaker_opens_after_unexpected_exceptions(caplog, fault):
-    """Also after answers of a wrong type: None is not a `Volume`."""
+    """Answers of a wrong type count, too: None is not a `Volume`."""
     caplog.set_level(logging.INFO)
     faulty, calls = [True], []
 
@@ -564,11 +564,11 @@ def test_thread_is_admitted_after_the_delay():
         with pytest.raises(Unavailable):
             await trio.to_thread.run_sync(driver.path, None)
         plugin.broken = False
-        gate._retry_at -= 2  # instead of waiting
+        gate._retry_at -= 2  # as if two seconds had passed
         assert await trio.to_thread.run_sync(driver.path, None) == "/log"
 
         gate._missed = 3
-        gate._retry_at = trio.current_time() + 1000  # counted on the event loop
+        gate._retry_at = trio.current_time() + 1000  # in the time of trio's clock
         gate._now()
         with pytest.raises(Unavailable, match=r"again in \d{3,4} s"):
             await trio.to_thread.run_sync(driver.path, None)

@@ -1,8 +1,8 @@
 """Requests of the view, in threads. Results are messages in a queue, which the loop applies to the state.
 
-One thread polls the list of the page, and the figures of the containers that the view names, with one short request after
-another. No request stays open, so the daemon has no work between two rounds. Actions and texts have threads of their own,
-because a stop may take ten seconds, and a log may be followed for hours.
+One thread polls the objects of the current page, and the figures (CPU, memory, network) of the containers that the view
+names. It sends short requests, one after another. No request stays open, so the daemon has no work between two rounds.
+Actions and texts have threads of their own, because a stop may take ten seconds, and a log may be followed for hours.
 """
 
 from __future__ import annotations
@@ -207,7 +207,7 @@ def _words(error: Exception) -> str:
 
 
 class Reader(_Thread):
-    """Fills texts. `close()` ends the request of the text that is open."""
+    """Requests the content of texts (`model.Text`). `close()` ends the request for the text that is open."""
 
     def __init__(self, engine: Engine, send: Callable[[Any], None]) -> None:
         super().__init__(send)
@@ -216,7 +216,7 @@ class Reader(_Thread):
         self._token = 0
 
     def open(self, wanted: Open, item: dict[str, Any] | None) -> None:
-        """Fill a text. `item` is the object in the list of its page."""
+        """Request the content of a text. `item` is the object, as the list of its page contains it."""
         self.close()
         self._token = wanted.token
         self.spawn(self._fill, self._engine.fork(), wanted, item)

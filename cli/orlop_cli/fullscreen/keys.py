@@ -1,4 +1,4 @@
-"""Keys: the next state, and the effects that the loop carries out.
+"""Computes what a key does: the next state, and the effects that the loop carries out.
 
 A key is its character, or one of the names in `NAMES`.
 """

@@ -114,7 +114,7 @@ def selected(state: State) -> Row | None:
 
 def to_sample(state: State, rounds: int) -> list[str]:
     """The containers whose figures are needed: those on the screen. If the rows are sorted by a figure, also a few of the
-    others, and other ones in each round, so that the number of requests is limited."""
+    other containers. Each round takes the next few of them, so that the number of requests is limited."""
     if state.page != "containers" or state.mode == "text":
         return []
     found = [row.key for row in visible(state) if row.live]
@@ -126,7 +126,7 @@ def to_sample(state: State, rounds: int) -> list[str]:
 
 
 def settle(state: State) -> State:
-    """The state with a selected row that exists and is on the screen, and a text that is not scrolled past its end."""
+    """Correct a state, so that the selected row exists and is on the screen, and a text is not scrolled past its end."""
     if state.text is not None:
         last = max(len(text_lines(state)) - text_body(state), 0)
         top = last if state.text.follow else min(max(state.text.top, 0), last)

@@ -1,7 +1,7 @@
 """Figures of a container from two answers of `GET /containers/{id}/stats?one-shot=1`.
 
-With one-shot, the daemon reads the counters once and answers immediately. The client computes the rates from the difference
-to the answer before.
+With one-shot, the daemon reads the counters once and answers immediately. The client computes the rates from the differences
+between two answers.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ __all__ = ["Counters", "Sample", "counters", "sample"]
 
 
 class Counters(NamedTuple):
-    """The answer, and the client's time of the answer in seconds."""
+    """An answer, and the time in seconds at which the client received the answer."""
 
     answer: dict[str, Any]
     at: float

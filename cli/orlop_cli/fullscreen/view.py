@@ -1,4 +1,4 @@
-"""The picture of a state: lines of styled text for a screen of a given size.
+"""Renders a state as lines of styled text, for a screen of a given size.
 
 The frame has only ASCII characters, so a terminal without UTF-8 shows it, too.
 """

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 __all__ = ["MAX_SIZE", "NoTls", "Refused", "Registry", "is_loopback"]
 
-MAX_SIZE = 4 << 20  # a manifest, a configuration or a token; docker's daemon also accepts 4 MiB of a manifest
+MAX_SIZE = 4 << 20  # bytes of a manifest, a configuration or a token; docker's daemon has the same limit for manifests
 _HUB_HOST = "registry-1.docker.io"
 _CERTIFICATES = "/etc/docker/certs.d"
 _SECONDS = 30

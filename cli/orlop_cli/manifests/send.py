@@ -43,7 +43,7 @@ def _mount(registry: Registry, target: Reference, manifest: Manifest) -> None:
             mounted = registry.mount(target.path, digest, source)
         except Refused as error:
             raise CliError(f"failed to mount blob {origin} to {full(target)}: {error.message}") from None
-        # The layers of Windows are at another place, from which they cannot be mounted.
+        # Layers of Windows may be at another server, so the registry cannot mount them.
         if not mounted and (manifest.platform or {}).get("os") != "windows":
             raise CliError(f"error mounting {origin} to {full(target)}")
 

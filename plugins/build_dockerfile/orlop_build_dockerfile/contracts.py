@@ -157,8 +157,8 @@ class Step(msgspec.Struct, frozen=True, kw_only=True):
     """Whether the step can change /etc/hosts and /etc/resolv.conf while it runs."""
     isolation: str = ""
     devices: Sequence[str] = ()  # names of CDI devices
-    optional_devices: Sequence[str] = ()  # the step gets those that the host has
-    denied_devices: Sequence[str] = ()  # the step fails if the host has one of them
+    optional_devices: Sequence[str] = ()  # devices that the step gets if the host has them
+    denied_devices: Sequence[str] = ()  # devices that are not allowed: if the host has one, the step fails
     platform: str = ""
     """ "linux/arm64", for another processor than the host's. The backend refuses platforms that the host cannot run."""
 

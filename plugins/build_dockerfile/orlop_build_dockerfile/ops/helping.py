@@ -73,7 +73,7 @@ class Helped:
             directory.close()
 
     def takes(self, info: os.stat_result) -> bool:
-        """Whether a file can be added. Counts the files."""
+        """Whether the helper may copy a file. Returns false for the first `_ALONE` files."""
         if self._alone:
             self._alone -= 1
             return False

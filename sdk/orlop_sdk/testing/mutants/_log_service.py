@@ -1,4 +1,4 @@
-"""Mutants of a log driver for a service, `Lines`: it sends STREAM, a space and the text of each line over TCP."""
+"""Mutants of `Lines`, a log driver for a service. For each line, `Lines` sends STREAM, a space and the text over TCP."""
 
 from __future__ import annotations
 

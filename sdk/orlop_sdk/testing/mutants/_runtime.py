@@ -18,7 +18,7 @@ __all__ = ["MUTANTS"]
 
 
 def _wrapped(command: Command, script: str) -> Command:
-    """Run a shell script, whose arguments are the words of the command."""
+    """A command that runs a shell script with the words of `command` as arguments."""
     return replace(command, argv=("/bin/sh", "-c", script, "sh", *command.argv))
 
 
@@ -27,7 +27,7 @@ def _shell(method: str, script: str) -> Any:
 
 
 def _in(base: Any) -> Callable[[str], Any]:
-    """The factory of the suite's fixture: the argument is the directory of the runtime's state."""
+    """Returns a factory that the suite calls with the directory of the runtime's state."""
 
     def make(state: str) -> Any:
         return base(RuntimeContext("fake", "fake", state))

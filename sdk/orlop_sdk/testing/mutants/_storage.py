@@ -20,7 +20,7 @@ __all__ = ["MUTANTS"]
 
 
 def _elsewhere() -> Callable[[StorageContext], FakeStorage]:
-    """Each instance has a directory of its own."""
+    """A factory that gives each instance its own directory."""
     made: list[str] = []
 
     def make(context: StorageContext) -> FakeStorage:

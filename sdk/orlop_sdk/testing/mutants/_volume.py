@@ -18,7 +18,7 @@ __all__ = ["MUTANTS"]
 
 
 def _elsewhere() -> Callable[[VolumeContext], FakeVolume]:
-    """Each instance has a directory of its own."""
+    """A factory that gives each instance its own directory."""
     made: list[str] = []
 
     def make(context: VolumeContext) -> FakeVolume:
