@@ -323,8 +323,8 @@ def _find(kind: str, name: str, made_with: str = "") -> discovery.Factory:
             raise
         distribution, _, plain = made_with.rpartition(":")
         raise NotFound(
-            f'cannot use {kind} driver "{plain}": it was that of the distribution {distribution} at the creation, '
-            "and this distribution is not installed"
+            f'cannot use {kind} driver "{plain}": the driver that was used at creation '
+            f"is of the distribution {distribution}, which is not installed"
         ) from None
     if _is_foreign(factory):
         sys.setswitchinterval(_SWITCH)

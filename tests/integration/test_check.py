@@ -100,7 +100,7 @@ def test_damage_and_leftovers_are_found_and_repaired(litter: Engine) -> None:
     }
     texts = " ".join(finding["text"] for finding in report["findings"])
     assert "with 1 processes in it" in texts
-    assert "has an element of no running container: tcp . 64999" in texts
+    assert "has an element that belongs to no running container: tcp . 64999" in texts
     assert "lacks tcp . " in texts
 
     text = litter.orlop("system", "check", "--repair", check=1).out

@@ -496,7 +496,7 @@ def test_containers_keep_the_distribution_of_their_drivers(tmp_path: Path) -> No
         engine.start()
         for kind in kinds:
             refused = engine.docker("restart", kind)
-            assert "of the distribution first at the creation, and this distribution is not installed" in refused.err
+            assert "of the distribution first, which is not installed" in refused.err
             assert engine.state(kind) == "running", kind
             engine.ok("rm", "-f", kind)
     finally:

@@ -64,7 +64,7 @@ DAMAGES: dict[str, tuple[Callable[[str], object], str]] = {
         lambda link: run("nft", "add", "chain", *TABLE, "mine", "{ type filter hook input priority 0; }"),
         "sets",
     ),
-    "element added": (lambda link: run("nft", *PORT_RULE), "has an element of no running container"),
+    "element added": (lambda link: run("nft", *PORT_RULE), "has an element that belongs to no running container"),
     "table deleted": (lambda link: run("nft", "delete", "table", *TABLE), "sets and rules"),
     "forwarding off": (lambda link: write("/proc/sys/net/ipv4/ip_forward", "0"), "switched off"),
     "IPv6 forwarding off": (lambda link: write("/proc/sys/net/ipv6/conf/all/forwarding", "0"), "switched off"),

@@ -197,7 +197,7 @@ def test_settings_that_running_containers_depend_on_cannot_be_changed(fresh: Cal
 
     without = {key: value for key, value in live.items() if key != "runtimes"}
     log = reload(engine, {**without, "labels": ["ship=two"]})
-    assert "1 running container (web) run by runtime own, but runtimes does not contain this name" in log
+    assert "1 running container (web) use runtime own, but runtimes does not contain this name" in log
     log = reload(engine, {**live, "bip": "10.99.99.1/24"})
     assert f"have addresses of {subnet} with gateway" in log
     assert "but bip is 10.99.99.1/24" in log

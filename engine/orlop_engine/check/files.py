@@ -247,7 +247,7 @@ def _mounts(facts: Facts, rows_read: Rows) -> Iterator[Finding]:
             severity=WARNING,
             area="mounts",
             object=f"mount {path}",
-            text="is a mount of a container that was left in the host's mount namespace",
+            text="is a container's mount, and was left in the host's mount namespace",
             repair="unmount it" if below else "",
             remedy=Remedy("unmount", path) if below else None,
         )

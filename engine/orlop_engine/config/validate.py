@@ -139,8 +139,8 @@ def _runtimes(config: EngineKeys) -> Problems:
     for name, entry in config.runtimes.items():
         if entry.runtime_type.startswith("io.containerd."):
             text = (
-                f"runtime '{name}': runtimeType {entry.runtime_type} is a shim of containerd, which Orlop does not use; "
-                "name a program with runc's command line by path, or an installed runtime driver by runtimeType"
+                f"runtime '{name}': runtimeType {entry.runtime_type} is a shim of containerd, and Orlop does not use shims; "
+                "set path to a program with runc's command line, or runtimeType to the name of an installed runtime driver"
             )
             yield _problem(text, "runtimes")
         if not entry.path and not entry.runtime_type:

@@ -47,7 +47,9 @@ async def runtime_of(drivers: Drivers, container: Container) -> RuntimeCheckpoin
         raise NotImplementedHere(f"cannot checkpoint container {container.name}: it has a user namespace")
     runtime = await drivers.runtime(*container.record.runtime)
     if not isinstance(runtime, RuntimeCheckpoints):
-        raise NotImplementedHere(f'cannot checkpoint container {container.name}: runtime "{name}" has no checkpoints')
+        raise NotImplementedHere(
+            f'cannot checkpoint container {container.name}: runtime "{name}" does not support checkpoints'
+        )
     for program in runtime.capabilities.checkpoint_programs:
         if shutil.which(program) is None:
             raise NotImplementedHere(f"cannot checkpoint container {container.name}: {program} is not installed on the host")

@@ -60,7 +60,7 @@ def _runtimes(living: Sequence[ContainerRecord], config: Config) -> Iterator[Con
     known = config.all_runtimes()
     others = [record for record in living if record.host_config.runtime not in known]
     if others:
-        yield _conflict(others, f"run by runtime {others[0].host_config.runtime}", "runtimes does not contain this name")
+        yield _conflict(others, f"use runtime {others[0].host_config.runtime}", "runtimes does not contain this name")
 
 
 def _bridge(living: Sequence[ContainerRecord], config: Config) -> Iterator[ConfigError]:

@@ -249,7 +249,7 @@ def load_all(parsed: Parsed, environ: Mapping[str, str]) -> Loaded:
     origins = _origins(document, path, bool(parsed.config_file), parsed)
     values = merge({key: value for key, value in document.values.items() if key not in mistyped}, parsed)
     if foreign := [f"--{name}" for name, flag in sorted(parsed.flags.items()) if _key(flag) not in {"", *known}]:
-        problems.append(f"{', '.join(foreign)}: no plugin that services, front-ends and guards select declares this flag")
+        problems.append(f"{', '.join(foreign)}: no plugin in services, front-ends or guards declares this flag")
         values = {key: value for key, value in values.items() if key in known}
     for key, name in _certificates(values, environ):
         origins.setdefault(key, []).append(name)

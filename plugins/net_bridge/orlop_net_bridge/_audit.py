@@ -89,7 +89,7 @@ def compare_table(
     if held is None:
         return
     for element in sorted(held - expected.keys()):
-        text = f"has an element of no running container: {_words(element)}"
+        text = f"has an element that belongs to no running container: {_words(element)}"
         yield Drift("stray", f"{name} {element.set}", text, "remove it", note=f"element {'|'.join(element)}")
     for element in sorted(expected.keys() - held):
         text = f"lacks {_words(element)}"

@@ -158,9 +158,7 @@ def test_a_reload_that_selects_a_plugin_no_more_refuses_its_flags(loaded: Callab
     loaded("quota")
     parsed = parse(["--config-file", str(tmp_path / "daemon.json"), "--quota-dir", "/x"])
     loaded()
-    with pytest.raises(
-        ConfigError, match="--quota-dir: no plugin that services, front-ends and guards select declares this"
-    ):
+    with pytest.raises(ConfigError, match="--quota-dir: no plugin in services, front-ends or guards declares this"):
         load_all(parsed._replace(read=None), {})
 
 

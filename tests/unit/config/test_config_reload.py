@@ -182,7 +182,7 @@ def test_changes_that_break_running_containers_are_refused(
 def test_runtime_in_use_cannot_be_removed(containers: Callable[..., Living]) -> None:
     here = containers(record(1, runtime="own"), record(2))
     with pytest.raises(
-        ConfigError, match=r"^1 running container \(c1\) run by runtime own, but runtimes does not contain this name"
+        ConfigError, match=r"^1 running container \(c1\) use runtime own, but runtimes does not contain this name"
     ):
         reload_constraints.check(*here, FITTING)
     reload_constraints.check(*here, changed(runtimes={"own": RuntimeEntry(path="/x")}))
@@ -196,7 +196,7 @@ def test_changes_are_allowed_without_live_restore(containers: Callable[..., Livi
     """Without live-restore, containers end with the daemon, but not at a reload, which applies `runtimes`."""
     here = containers(record(1, runtime="own"), config=Config(exec_root=str(tmp_path)))
     reload_constraints.check(*here, Config(storage_driver="vfs", runtimes={"own": RuntimeEntry(path="/x")}))
-    with pytest.raises(ConfigError, match=r"\(c1\) run by runtime own, but runtimes does not contain this name"):
+    with pytest.raises(ConfigError, match=r"\(c1\) use runtime own, but runtimes does not contain this name"):
         reload_constraints.check(*here, Config())
     reload_constraints.check_at_start(*here)
 
