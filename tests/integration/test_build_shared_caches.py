@@ -173,7 +173,8 @@ COPIES: list[dict[str, Any]] = [
     {"src": "/links/file"},
     {"src": "/links/file", "followSymlink": False},
 ]
-"""Copies as `COPY --exclude` and `--parents` make them, which the frontend of this dockerd lacks, and of other frontends."""
+"""Copies like those of `COPY --exclude` and `COPY --parents`, which this dockerd's frontend lacks, and of other
+frontends."""
 
 
 def pushed(registry: Registry, unused: bytes) -> str:

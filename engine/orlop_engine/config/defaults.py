@@ -41,10 +41,10 @@ RUNTIME = "runc"
 """The name of the built-in entry of `runtimes`, and of its program."""
 
 AUTO_RUNTIME = "auto"
-"""As `default-runtime`: new containers get the first of `AUTO_RUNTIMES` whose program is installed."""
+"""If `default-runtime` has this value, new containers get the first of `AUTO_RUNTIMES` whose program is installed."""
 
 AUTO_RUNTIMES = ("crun", RUNTIME)
-"""Names of programs with runc's command line, the fastest first. Containers may use each that is installed."""
+"""Names of programs with runc's command line, the fastest first. Containers may use all of them that are installed."""
 
 RUNTIME_DRIVER = "runc"
 """The driver for entries of `runtimes` that have no `runtimeType`."""
@@ -96,4 +96,5 @@ DISTRIBUTIONS = frozenset(
 """The drivers of this project. Their methods run on the daemon's event loop. The tests fail if a method blocks the loop."""
 
 LOG_DISTRIBUTIONS = tuple(sorted(name for name in DISTRIBUTIONS if name.startswith("orlop-log-")))
-"""The log drivers of this project. Monitors call their writers without a deadline, because they wait only for their disk."""
+"""The log drivers of this project. Monitors call the writers of these drivers without a deadline, because the writers wait
+only for their disk."""

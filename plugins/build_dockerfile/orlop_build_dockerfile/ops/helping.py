@@ -61,7 +61,7 @@ class Helped:
         self._alone = _ALONE
         self._files: list[tuple[str, int]] = []
         self._directories: dict[int, _Directory] = {}
-        """By the descriptor of the target, while the copy works on the directory."""
+        """The directories in which the copy works at present, by the descriptor of the target directory."""
         self._unfinished: set[_Directory] = set()
 
     def __enter__(self) -> Helped:
