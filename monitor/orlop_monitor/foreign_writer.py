@@ -1,8 +1,8 @@
 """Calls of log drivers that other authors wrote. The monitor waits for each call, so a signal interrupts a call that hangs.
 
-After a writer has missed a deadline, it is not called for a pause, and the entries of this time are lost. The pause doubles
-from 1 s to 1 minute. So the monitor always answers the daemon, and the container's output does not wait for the writer for
-long. Only code that holds the interpreter's lock in C cannot be interrupted.
+After a writer has missed a deadline, the monitor does not call the writer for some time, and the entries of this time are
+lost. This pause doubles from 1 s up to 1 minute. So the monitor continues to answer the daemon, and the container's output
+is rarely blocked. Only code that holds the interpreter's lock in C cannot be interrupted.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ def interrupted(seconds: float, message: str) -> Iterator[None]:
     except _Late:
         raise DriverError(message) from None
     finally:
-        is_open = False  # a signal that has arrived already may be handled after the next line
+        is_open = False  # from now on, the handler of a signal that has arrived already must not raise
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, before)
 

@@ -39,7 +39,7 @@ class RingWriter:
         self._closed = False
         self._changed = threading.Condition()
         self._dropped = 0
-        self._unwritten = 0  # entries that the thread is writing
+        self._unwritten = 0  # number of entries that the thread is writing
         self.reason = ""
         self._counting = writer if isinstance(writer, CountingLogWriter) else None
         self._thread = threading.Thread(target=self._run, name="log", daemon=True)
@@ -47,7 +47,8 @@ class RingWriter:
 
     @property
     def dropped(self) -> int:
-        """The number of lost entries: those that found the buffer full, and those that the writer did not log."""
+        """The number of lost entries: those that arrived while the buffer was full, and those that the writer did not
+        log."""
         return self._dropped + (self._counting.dropped if self._counting is not None else 0)
 
     def write(self, blocks: Sequence[LogBlock]) -> None:

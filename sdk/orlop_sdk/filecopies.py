@@ -134,9 +134,9 @@ def _copy(source: int, target: int, batch: Batch) -> list[bytes]:
 
 
 class Helper(Generic[T]):
-    """The owner's side of the connection. `start` starts the helper, and returns the owner's end of the connection. It is
-    called with the first batch. If the helper ends early, its batches are answered as if it had copied no file, and
-    it gets no further batches. Methods block."""
+    """The owner's side of the connection. `start` starts the helper, and returns the owner's end of the connection. `start`
+    is called at the first batch. If the helper ends early, `take` returns its batches as if it had copied no file, and it
+    gets no further batches. Methods block."""
 
     def __init__(self, start: Callable[[], socket.socket]) -> None:
         self._start = start
@@ -176,7 +176,8 @@ class Helper(Generic[T]):
         return label, [name for name, _ in batch.files if failed is None or os.fsencode(name) in failed]
 
     def _answer(self, wait: bool) -> list[bytes] | None:
-        """None if there is no answer yet, or if the connection has ended (`_ended` is then set)."""
+        """The names in the helper's next answer. None if there is no answer yet, or if the connection has ended (`_ended` is
+        then set)."""
         assert self._connection is not None
         try:
             data = self._connection.recv(_MESSAGE, 0 if wait else socket.MSG_DONTWAIT)

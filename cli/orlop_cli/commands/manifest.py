@@ -26,7 +26,7 @@ _PLATFORMS = {
     "solaris": "amd64",
     "windows": "386 amd64 arm arm64",
 }
-"""The architectures that `annotate` accepts, by operating system. Go supports the same ones."""
+"""The architectures that `annotate` accepts, by operating system. docker's client accepts the same ones."""
 
 
 @command(

@@ -285,7 +285,8 @@ def explained(engine: Engine, wanted: Open) -> str:
 
 
 def inspected(engine: Engine, wanted: Open, item: dict[str, Any] | None) -> str:
-    """The properties of an object as JSON. The API has no request for a record of the build cache, so its item is shown."""
+    """The properties of an object as JSON. The API has no request for one record of the build cache, so the record from the
+    list is shown."""
     if wanted.page == "cache":
         return jsontext.indented(item or {})
     suffix = "/json" if wanted.page in ("containers", "images") else ""

@@ -1,6 +1,6 @@
 """Computes what a key does: the next state, and the effects that the loop carries out.
 
-A key is its character, or one of the names in `NAMES`.
+A key is given as its character, or as one of the names in `NAMES`.
 """
 
 from __future__ import annotations
@@ -143,7 +143,7 @@ def _filter(state: State, key: str) -> tuple[State, Effects]:
 
 
 def _ask(state: State, key: str) -> tuple[State, Effects]:
-    """Only `y` means yes."""
+    """Process the answer to a question. Only `y` means yes."""
     question = state.question
     state = state._replace(mode="list", question=None)
     return (state, [question.effect]) if question and key in ("y", "Y") else (state._replace(notice="nothing done"), [])

@@ -256,5 +256,5 @@ class Links:
 
 
 def _group(alias: str) -> int:
-    """A link group from an alias; not 0, because 0 is the default group."""
+    """The link group that belongs to an alias; not 0, because 0 is the default group."""
     return int.from_bytes(hashlib.sha256(alias.encode()).digest()[:4], "big") & 0x7FFF_FFFF | 1

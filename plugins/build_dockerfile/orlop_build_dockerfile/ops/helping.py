@@ -101,7 +101,7 @@ class Helped:
             self._again(source, target, name, place)
 
     def finish_later(self, target: int, info: os.stat_result, made: bool) -> bool:
-        """Call it at the end of a directory. Returns false if the directory can get its attributes now."""
+        """Call this method when the copy leaves a directory. Returns false if the directory can get its attributes now."""
         directory = self._directories.pop(target, None)
         if directory is None:
             return False
