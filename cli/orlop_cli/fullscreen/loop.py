@@ -237,8 +237,8 @@ class Screen:
         self._leave()
         print(f"Shell in {wanted.name}. The view continues after `exit`.", flush=True)
         words = [*self._command, "exec", "-it", wanted.key, "sh", "-c", _SHELL]
-        # The signals of ^C and ^\ go to all processes of the terminal. With a handler they do not end this process, and
-        # exec resets them for the child.
+        # The signals of ^C and ^\ go to all processes of the terminal. The handlers keep this process alive, and exec resets
+        # them for the child.
         previous = {number: signal.signal(number, _nothing) for number in (signal.SIGINT, signal.SIGQUIT)}
         try:
             code = subprocess.run(words, check=False).returncode

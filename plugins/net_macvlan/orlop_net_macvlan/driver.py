@@ -175,8 +175,8 @@ class _Driver:
                 _log.error("%s", error)
 
     def _keep(self, endpoint: Endpoint, state: EndpointState, wanted: Wanted, host: Host) -> None:
-        """Remember where the link of a running container is, and make it again if it is lost: the kernel removes it together
-        with its parent."""
+        """Remember the namespace of a running container's link. If the link is lost, make it again: the kernel removes a
+        link together with its parent."""
         network = wanted.networks.get(endpoint.network.id)
         self._remember(endpoint)
         if network is None or endpoint.id not in self._namespaces:
@@ -236,7 +236,7 @@ class MacvlanDriver(_Driver):
 
 
 class IpvlanDriver(_Driver):
-    """Containers have the parent's MAC address (l2), or other hosts reach them through the host, which is their router (l3,
-    l3s)."""
+    """In mode l2, containers have the parent's MAC address. In modes l3 and l3s, the host is the router between containers
+    and other hosts."""
 
     _KIND = Kind("ipvlan", "di")
