@@ -20,7 +20,7 @@ _MISSING = re.compile(
     r"[Nn]o such (container|image|object|volume|network): (\S+)|(network) (\S+) not found|get (\S+): no such (volume)"
 )
 _IN_USE = re.compile(r"remove (\S+): (volume) is in use|(network) (\S+) has active endpoints")
-_PREDEFINED = ("bridge", "host", "none")  # short words, to which a missing name is similar by chance
+_PREDEFINED = ("bridge", "host", "none")  # short words: other names are similar to them by chance
 _ID = re.compile(r"(sha256:)?[0-9a-f]{12,64}")  # an ID that is similar to another one is not a typing error
 
 

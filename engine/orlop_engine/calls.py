@@ -14,8 +14,8 @@ goes through a gate. Whatever a plugin does, the caller gets an answer or an `Or
 - Properties (`capabilities`) are read once, when the plugin is loaded.
 - An exception that is not an `OrlopError` becomes a `DriverError`; this includes SystemExit and KeyboardInterrupt.
 - After `MISSES` missed deadlines in a row, or `FAULTS` unexpected exceptions in a row, the gate is degraded: calls fail
-immediately with `Unavailable`. After a delay, which doubles from `SHORTEST_DELAY` to `LONGEST_DELAY`, one call is made as a
-trial. If the plugin answers (with a value, an `OrlopError` or an `OSError`), the gate is no longer degraded.
+  immediately with `Unavailable`. After a delay, which doubles from `SHORTEST_DELAY` to `LONGEST_DELAY`, one call is made as
+  a trial. If the plugin answers (with a value, an `OrlopError` or an `OSError`), the gate is no longer degraded.
 """
 
 from __future__ import annotations

@@ -118,7 +118,7 @@ def copy(source: Path, target: Path, start: StartHelper | None, **options: Any) 
 
 
 def counted(serve: Serve = filecopies.serve) -> tuple[Serve, list[str]]:
-    """A helper, and the list of the names in its batches."""
+    """Returns a helper, and a list to which the helper adds the names in its batches."""
     names: list[str] = []
 
     def run(connection: socket.socket) -> None:

@@ -1,6 +1,6 @@
 """Containers of the frontend. A Dockerfile lists the operations on the containers, which are carried out in order.
 
-   {"new": ID, "mounts": [...], "network": 0, ...}     NewContainer; a mount with "run" has what a command has made
+   {"new": ID, "mounts": [...], "network": 0, ...}     NewContainer; a mount with "run" has the files of a command
    {"start": PROCESS, "container": ID, "args": [...]}  starts a process; also "fds", "tty", "env", "user", "cwd", ...
    {"input": PROCESS, "text": TEXT, "end": true}       {"resize": PROCESS, "rows": 5, "cols": 7}
    {"signal": PROCESS, "name": "HUP"}                  {"release": ID}
@@ -9,7 +9,7 @@
    {"say": TEXT}                                       writes to standard error
    {"hold": SECONDS}                                   reads nothing
 
-Each operation but the inputs gives a part of the result.
+Each operation except "input" adds a part to the result.
 """
 
 import sys
