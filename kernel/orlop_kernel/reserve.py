@@ -46,7 +46,7 @@ class Reserve:
         return True
 
     def refill(self) -> None:
-        """Grow the file to its full size if there is space. Costs one statvfs; if the file has its full size, nothing."""
+        """Grow the file to its full size if there is space. Costs one statvfs, or nothing if the file has its full size."""
         if self.whole:
             return
         try:

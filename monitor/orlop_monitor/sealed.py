@@ -60,7 +60,8 @@ def _copy(path: str) -> _Copy:
 
 
 def hold(paths: Iterable[str]) -> None:
-    """Copy these programs. A script, or a program that cannot be read, is not copied. Monitors execute its file."""
+    """Copy these programs. A script, or a program that cannot be read, is not copied; monitors then execute the original
+    file."""
     for path in paths:
         try:
             _copies[path] = _copy(path)

@@ -32,8 +32,8 @@ VERSION = "26.1."
 
 
 class Difference(NamedTuple):
-    """Why outputs differ. `lines` and `ours` are regular expressions: `lines` matches the command line, `ours` the output of
-    orlop."""
+    """A permitted difference. `lines` and `ours` are regular expressions: `lines` matches the command line, `ours` the
+    output of orlop."""
 
     reason: str
     lines: str
