@@ -9,7 +9,9 @@ import pytest
 from tests.integration.engine import until
 from tests.integration.net_host import HOST, HTTP, NETWORK, REMOTE, Host, on_host, run
 
+from orlop_net_bridge._plan import Element
 from orlop_net_bridge._watch import concerns
+from orlop_sdk import DriverError
 
 pytestmark = pytest.mark.root
 
@@ -33,6 +35,47 @@ def test_deleted_rules_are_restored(command: str) -> None:
     on_host()(body)()
 
 
+@on_host()
+async def test_rules_that_are_deleted_during_the_start_are_restored(host: Host) -> None:
+    """Firewall programs often start at the same time as the daemon."""
+    await host.driver.create_network(NETWORK)
+    table = host.driver._table
+    assert table is not None
+    settle = table.settle
+
+    def settle_and_flush(wanted: frozenset[Element]) -> None:
+        settle(wanted)
+        run("nft", "flush", "ruleset")
+
+    table.settle = settle_and_flush  # type: ignore[method-assign, assignment]
+    await host.driver.restore([NETWORK], [])
+    until(lambda: f"inet {table.name}" in run("nft", "list", "tables"), "the table")
+
+
+@on_host()
+async def test_rules_are_restored_if_the_daemon_started_without_networks(host: Host) -> None:
+    await host.driver.create_network(NETWORK)
+    await host.container(2, HTTP)
+    run("nft", "flush", "ruleset")
+    until(lambda: host.remote.call(HOST, 8080, 0.3) == REMOTE, "the published port")
+
+
+@on_host()
+async def test_failed_attach_leaves_no_port(host: Host) -> None:
+    await watching(host)
+
+    def fails() -> None:
+        raise DriverError("no rules")
+
+    host.driver._allow_links = fails  # type: ignore[method-assign]
+    with pytest.raises(DriverError, match="no rules"):
+        await host.container(2, HTTP)
+    del host.driver._allow_links
+    assert "8080" not in await host.driver.dump()
+    await host.container(3, HTTP)
+    assert host.remote.call(HOST, 8080) == REMOTE
+
+
 def in_docker_user() -> int:
     return run("nft", "list", "chain", "ip", "filter", "DOCKER-USER").count(f'ifname "{BRIDGE}"')
 
@@ -52,6 +95,8 @@ async def test_changes_of_the_driver_itself_cause_no_comparison(host: Host) -> N
     seen: list[str] = []
     host.driver._mend_later = lambda: seen.append("compared")  # type: ignore[method-assign]
     await watching(host)
+    assert seen == ["compared"]
+    seen.clear()
     _, endpoint, state = await host.container(2, HTTP)
     await host.driver.detach(endpoint, state)
     run("nft", "add", "table", "inet", "stranger")

@@ -238,6 +238,7 @@ class BridgeDriver:
             table.remove()
 
     def _attach(self, endpoint: Endpoint, bridge: Bridge, wanted: frozenset[_plan.Element]) -> EndpointState:
+        self._watch_rules()  # `restore` is not called if no network existed when the daemon started
         host_link, mac = self._open_links().connect(endpoint, bridge)
         try:
             self._publish(endpoint, wanted)
@@ -245,6 +246,7 @@ class BridgeDriver:
             self._allow_links()
         except BaseException:
             self._members.pop(endpoint.id, None)
+            self._take_back(endpoint)
             self._open_links().disconnect(host_link, endpoint.id)
             raise
         return EndpointState(mac=mac, host_link=host_link)
@@ -285,6 +287,14 @@ class BridgeDriver:
             udp = {port.host_port for port in endpoint.ports if port.protocol == "udp" and _version(port.host_ip) == version}
             if udp := udp - {0}:
                 forget_udp(version, udp)
+
+    def _take_back(self, endpoint: Endpoint) -> None:
+        """Withdraw the ports of a failed attach. Otherwise they would stay in the wanted content of the table, and forward
+        to the next container that gets the address."""
+        gone, table = self._ports.pop(endpoint.id, None), self._open_table()
+        if gone and table is not None:
+            with contextlib.suppress(DriverError):  # the caller raises the error of the attach
+                self._unpublish(table, gone, endpoint)
 
     def _allow_links(self) -> None:
         """Update the rules for `--link` after an attach or a detach, because the addresses of linked containers may
@@ -368,8 +378,8 @@ class BridgeDriver:
             table.withdraw(self._bridge_names())
         else:
             self._remove_rules()
-        self._open_links().remove_strangers(networks, set(self._ports))
         self._watch_rules()
+        self._open_links().remove_strangers(networks, set(self._ports))
         for failure in self._reconnect_all(_reachable(wanted)):
             # Only logged, because the daemon must start nevertheless; `audit` reports the failure, too
             _log.error("%s", failure)
@@ -382,6 +392,8 @@ class BridgeDriver:
             self._watch = Watch(table.name, lambda: self._worker.submit(self._mend_later))
         except OSError as error:
             _log.warning("rules that other programs delete are restored only at the next start: %s", error.strerror)
+            return
+        self._mend_later()  # firewall programs that start together with the daemon may have deleted rules already
 
     def _mend_later(self) -> None:
         if not self._mending:
