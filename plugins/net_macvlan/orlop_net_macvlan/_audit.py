@@ -16,7 +16,7 @@ from orlop_sdk.networking.netlink import LinkInfo
 from ._links import Found
 from ._network import Network
 
-__all__ = ["Host", "Wanted", "compare_links", "compare_parents", "endpoint_fault"]
+__all__ = ["Host", "Wanted", "compare_links", "compare_parents", "endpoint_fault", "stray_parents"]
 
 
 class Host(NamedTuple):
@@ -29,15 +29,22 @@ class Host(NamedTuple):
 
 
 class Wanted(NamedTuple):
-    """The engine's records: networks by id, and endpoints with their state."""
+    """The engine's records: networks by id, and endpoints with their state. Without `complete`, a network is missing because
+    its options are invalid, so the parents in use are not known."""
 
     networks: Mapping[str, Network]
     endpoints: Collection[tuple[Endpoint, EndpointState]]
+    complete: bool = True
+
+
+def stray_parents(parents: Collection[str], wanted: Wanted) -> list[str]:
+    """The parents that no network needs. Empty if the parents in use are not known."""
+    needed = {network.parent for network in wanted.networks.values()}
+    return sorted(set(parents) - needed) if wanted.complete else []
 
 
 def compare_parents(host: Host, wanted: Wanted) -> Iterator[Drift]:
-    needed = {network.parent for network in wanted.networks.values()}
-    for name in sorted(set(host.parents) - needed):
+    for name in stray_parents(host.parents, wanted):
         yield Drift("stray", f"link {name}", "is the parent of no network", "remove it", name, f"parent {name}")
     for network in wanted.networks.values():
         link = host.links.get(network.parent)

@@ -75,12 +75,20 @@ class Links:
     def ensure_parent(self, network: Network) -> None:
         """Make a missing parent: a VLAN link, or the link of a network without the option `parent`. Set up a parent of this
         driver that is down."""
-        found = self.parent(network.parent)
-        if found is None:
-            found = self._add_vlan(parse_vlan(network.parent)) if network.given else self._add_empty(network.parent)
-        if self.is_ours(found) and not found.up:
-            with _errors(f"enable {network.parent}, the parent link"):
-                self._socket.change(netlink.set_up(found.ifindex))
+        before = self.parent(network.parent)
+        try:
+            found = before or self._add_parent_of(network)
+            if self.is_ours(found) and not found.up:
+                with _errors(f"enable {network.parent}, the parent link"):
+                    self._socket.change(netlink.set_up(found.ifindex))
+        except BaseException:
+            if before is None:  # for example, a VLAN link cannot be enabled while its lower link is down
+                with contextlib.suppress(DriverError):
+                    self.delete_parent(network.parent)
+            raise
+
+    def _add_parent_of(self, network: Network) -> netlink.LinkInfo:
+        return self._add_vlan(parse_vlan(network.parent)) if network.given else self._add_empty(network.parent)
 
     def _add_vlan(self, vlan: Vlan) -> netlink.LinkInfo:
         lower = self.parent(vlan.lower)
@@ -127,8 +135,9 @@ class Links:
 
     # --- endpoints --------------------------------------------------------------------------------------------------
 
-    def connect(self, endpoint: Endpoint, network: Network) -> str:
-        """Make the container's link; returns its MAC address. On failure no link remains."""
+    def connect(self, endpoint: Endpoint, network: Network) -> tuple[str, int]:
+        """Make the container's link; returns its MAC address and the id of the container's namespace. On failure no link
+        remains."""
         what = f"connect container {endpoint.container_id[:12]} to network {endpoint.network.name}"
         parent = self.parent(network.parent)
         if parent is None:
@@ -140,7 +149,7 @@ class Links:
                 ident = self._socket.namespace_id(namespace)
                 self._delete(netlink.delete_group(self.group(endpoint.id), ident))  # left by an attach that was interrupted
             try:
-                return self._add(endpoint, network, parent, namespace, what)
+                return self._add(endpoint, network, parent, namespace, what), ident
             except BaseException:
                 with _errors(what):
                     self._delete(netlink.delete_group(self.group(endpoint.id), ident))

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import ClassVar
 
 import msgspec
@@ -22,13 +23,23 @@ from orlop_sdk import (
 )
 from orlop_sdk.networking import Worker
 
-from ._audit import Host, Wanted, compare_links, compare_parents, endpoint_fault
+from ._audit import Host, Wanted, compare_links, compare_parents, endpoint_fault, stray_parents
 from ._links import Links
 from ._network import Kind, Network, read_network
 
 __all__ = ["IpvlanDriver", "MacvlanDriver"]
 
 _log = logging.getLogger("orlop.networks")
+
+
+@contextmanager
+def _logged() -> Iterator[None]:
+    """Only log an error at the start of the daemon, because the other networks and containers must be restored nevertheless.
+    A process of a container with CAP_NET_ADMIN may cause such an error. `audit` reports the failure, too."""
+    try:
+        yield
+    except OrlopError as error:
+        _log.error("%s", error)
 
 
 class _Driver:
@@ -105,7 +116,7 @@ class _Driver:
                 found[network.id] = read_network(network, self._KIND)
             except OrlopError as error:
                 _log.error("cannot restore network %s: %s", network.name, error)
-        return Wanted(found, endpoints)
+        return Wanted(found, endpoints, complete=len(found) == len(networks))
 
     # --- in the thread ----------------------------------------------------------------------------------------------
 
@@ -137,8 +148,7 @@ class _Driver:
             self._links.delete_parent(network.parent)
 
     def _attach(self, endpoint: Endpoint, network: Network) -> EndpointState:
-        mac = self._links.connect(endpoint, network)
-        self._remember(endpoint)
+        mac, self._namespaces[endpoint.id] = self._links.connect(endpoint, network)
         return EndpointState(mac=mac)
 
     def _remember(self, endpoint: Endpoint) -> None:
@@ -158,21 +168,18 @@ class _Driver:
         links = self._links
         self._networks = dict(wanted.networks)
         self._namespaces = {}
-        needed = {network.parent for network in wanted.networks.values()}
-        for link in links.parents():
-            if link.name not in needed:
-                links.delete_parent(link.name)
         host = self._host()
+        for name in stray_parents(host.parents, wanted):
+            with _logged():
+                links.delete_parent(name)
         known = {endpoint.id for endpoint, _ in wanted.endpoints}
         for found in host.endpoints:
             if found.ident not in known:
-                links.delete_found(found.link.group, found.namespace_id)
+                with _logged():
+                    links.delete_found(found.link.group, found.namespace_id)
         for endpoint, state in wanted.endpoints:
-            try:
+            with _logged():
                 self._keep(endpoint, state, wanted, host)
-            except OrlopError as error:
-                # Only logged, because the daemon must start nevertheless; `audit` reports the failure, too
-                _log.error("%s", error)
 
     def _keep(self, endpoint: Endpoint, state: EndpointState, wanted: Wanted, host: Host) -> None:
         """Remember the namespace of a running container's link. If the link is lost, make it again: the kernel removes a

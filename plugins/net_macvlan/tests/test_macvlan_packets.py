@@ -273,6 +273,50 @@ async def test_restore_removes_parents_and_links_that_no_record_needs(host: Host
 
 
 @on_host()
+async def test_restore_continues_after_a_link_that_cannot_be_removed(host: Host) -> None:
+    """A process of a container with CAP_NET_ADMIN can make a link that the driver takes for a stray link of its own. The
+    kernel deletes no links by the default group."""
+    network = spec()
+    await host.driver.create_network(network)
+    one, first, first_state = await host.container(network, 2)
+    two, second, second_state = await host.container(network, 3)
+    for command in (
+        "add v0 type veth peer name v1",
+        "add forged link v0 type macvlan",
+        "set forged alias orlop-test:macvlan-endpoint:forged",
+    ):
+        one.run("ip", "link", *command.split())
+    run("ip", "link", "del", "eth0")
+    host.connect()
+    await host.driver.restore([network], [(first, first_state), (second, second_state)])
+    assert one.reaches(REMOTE) and two.reaches(REMOTE)
+
+
+@on_host()
+async def test_restore_keeps_the_parent_of_a_network_with_invalid_options(host: Host) -> None:
+    alone = NetworkSpec(id="d" * 64, name="alone", subnets=SUBNETS)
+    await host.driver.create_network(alone)
+    one, endpoint, state = await host.container(alone, 2)
+    invalid = msgspec.structs.replace(alone, options={"macvlan_mode": "of another version"})
+    await host.driver.restore([invalid], [(endpoint, state)])
+    assert "eth0" in one.run("ip", "-br", "link")
+    assert list(await host.driver.audit([invalid], [(endpoint, state)])) == []
+
+
+@on_host()
+async def test_parent_that_cannot_be_enabled_is_removed_again(host: Host) -> None:
+    """For example, the kernel does not enable a VLAN link while its lower link is down."""
+    enable = netlink.set_up
+    netlink.set_up = lambda _: enable(1 << 30)  # there is no such link
+    try:
+        with pytest.raises(DriverError, match="cannot enable dm-dddddddddddd, the parent link: No such device"):
+            await host.driver.create_network(NetworkSpec(id="d" * 64, name="alone", subnets=SUBNETS))
+    finally:
+        netlink.set_up = enable
+    assert "dm-" not in run("ip", "-br", "link")
+
+
+@on_host()
 async def test_detach_of_an_ended_container_silences_a_namespace_that_lives_on(host: Host) -> None:
     network = spec()
     await host.driver.create_network(network)
