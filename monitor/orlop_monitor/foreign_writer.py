@@ -78,7 +78,8 @@ class ForeignWriter:
         with self._deadline("write"):
             self._writer.write(blocks)
             self._count()
-        self._pause = self._again_at = 0.0
+        if not self._is_waiting():  # a writer that catches the exception returns late, but without an error
+            self._pause = 0.0
 
     def close(self) -> None:
         with self._deadline("close the log"):

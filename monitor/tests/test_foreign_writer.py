@@ -113,6 +113,21 @@ def test_writer_that_hung_is_called_again_after_a_pause_that_doubles(now: list[f
         writer.write(BLOCKS)
 
 
+def test_writer_that_catches_the_interruption_is_not_called_for_a_pause() -> None:
+    def swallow() -> None:
+        try:
+            hang()
+        except BaseException:
+            pass
+
+    inner = Writer(swallow)
+    writer = ForeignWriter(inner, "x")
+    writer.write(BLOCKS)
+    with pytest.raises(DriverError, match="did not write"):
+        writer.write(BLOCKS)
+    assert inner.calls == 1
+
+
 def test_properties_that_raise_or_lie_have_no_effect() -> None:
     class Liar(Writer):
         raises = False
