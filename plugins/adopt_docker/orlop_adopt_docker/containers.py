@@ -266,7 +266,7 @@ def _mounts(found: _Config, config: ContainerConfig, host: HostConfig, around: S
         if point.type == "volume" and point.name not in around.volumes:
             raise InvalidParameter(f"its volume {point.name} is not adopted")
         if point.type not in ("bind", "volume", "tmpfs"):
-            raise InvalidParameter(f'its mount {destination} has the type "{point.type}"')
+            raise InvalidParameter(f'its mount {destination} has the unsupported type "{point.type}"')
         yield _resolved(point, known if known and known.type == point.type else None)
 
 

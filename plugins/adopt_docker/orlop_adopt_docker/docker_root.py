@@ -153,7 +153,7 @@ def _store(root: str, configs: Mapping[str, tuple[dict[str, Any], dict[str, Any]
         preferred, other = (overlay2.NAME, containerd.NAME)
         if drivers["overlayfs"] > drivers[overlay2.NAME]:
             preferred, other = other, preferred
-        remarks.append(Remark("images", other, f"this image store is not the one in use, which is {preferred}"))
+        remarks.append(Remark("images", other, f"dockerd uses the image store {preferred}, not this image store"))
         graph = preferred == overlay2.NAME
     if graph:
         return overlay2.read(root)

@@ -160,7 +160,7 @@ def _changes(image: Image, names: Mapping[str, NameRecord]) -> Iterator[str]:
     """Descriptions of the changes that the adoption makes to the image."""
     taken = sum(image.id not in names.get(_reference(each), NameRecord(())).images for each in image.names)
     if taken:
-        yield f"other images have {taken} of its names, which the image does not get"
+        yield f"{taken} of its names are not adopted: other images have them"
     if any(layer.blob is None and not layer.tar_split for layer in image.layers):
         yield "to push or save it, pull it again: an archive of a layer is missing"
 

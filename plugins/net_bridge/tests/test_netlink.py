@@ -137,12 +137,12 @@ def test_acknowledgements_and_errors_are_decoded() -> None:
 
 @pytest.mark.parametrize("cut", range(1, 20))
 def test_truncated_answers_are_refused(cut: int) -> None:
-    with pytest.raises(ValueError, match=r"cut short|a message of"):
+    with pytest.raises(ValueError, match=r"cut short|invalid message length"):
         list(netlink.read_answers(answer(1, 0) + answer(2, 0)[:-cut]))
 
 
 @pytest.mark.parametrize("length", [0, 15, 16, 19])
 def test_answers_with_invalid_lengths_are_refused(length: int) -> None:
     datagram = struct.pack("=IHHII", length, 2, 0, 1, 0) + b"\0" * 4
-    with pytest.raises(ValueError, match=r"cut short|a message of"):
+    with pytest.raises(ValueError, match=r"cut short|invalid message length"):
         list(netlink.read_answers(datagram))

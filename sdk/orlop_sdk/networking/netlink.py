@@ -267,7 +267,7 @@ def _attributes(data: bytes) -> Mapping[int, bytes]:
     while offset + _ATTRIBUTE.size <= len(data):
         length, kind = _ATTRIBUTE.unpack_from(data, offset)
         if length < _ATTRIBUTE.size or offset + length > len(data):
-            raise ValueError(f"an attribute of {length} bytes")
+            raise ValueError(f"invalid attribute length {length}")
         found[kind & 0x3FFF] = data[offset + _ATTRIBUTE.size : offset + length]  # without NLA_F_NESTED
         offset += length + -length % 4
     return found
@@ -374,7 +374,7 @@ def read_messages(datagram: bytes) -> Iterator[tuple[int, int, int, bytes]]:
             raise ValueError("cut short in a header")
         length, kind, flags, sequence, _ = _HEADER.unpack_from(datagram, offset)
         if length < _HEADER.size or offset + length > len(datagram):
-            raise ValueError(f"a message of {length} bytes")
+            raise ValueError(f"invalid message length {length}")
         yield kind, flags, sequence, datagram[offset + _HEADER.size : offset + length]
         offset += length + -length % 4
 

@@ -116,7 +116,7 @@ class Requests:
     async def _answer(self, question: messages.Question, fds: list[int], report: Report) -> Any:
         workspace = self._workspace
         if workspace.scope.is_restricted and type(question) not in _RESTRICTED:
-            raise Forbidden(f"{type(question).__name__} is not allowed to builds of a restricted listener")
+            raise Forbidden(f"{type(question).__name__} is not allowed in builds of a restricted listener")
         match question:
             case messages.Resolve():
                 return _base(await workspace.resolve(self._wanted(question)))

@@ -197,7 +197,9 @@ class Http2:
             high, low, kind, flags, stream = _FRAME.unpack_from(data, position)
             size = high << 8 | low
             if size > MAX_FRAME:
-                raise PeerError(f"a frame of {size} bytes", h2.errors.ErrorCodes.FRAME_SIZE_ERROR)
+                raise PeerError(
+                    f"a frame of {size} bytes exceeds the limit of {MAX_FRAME}", h2.errors.ErrorCodes.FRAME_SIZE_ERROR
+                )
             start = position + 9
             if end - start < size:
                 break

@@ -20,7 +20,7 @@ async def write(call: Call, digest: str, size: int, chunks: AsyncIterator[bytes]
     """Write a blob with a call of `WRITE`. Raises `RpcError`, but not for a blob that the client already has."""
     offset = await _exchange(call, pb.WriteContentRequest(action=pb.STAT, ref=digest, total=size, expected=digest))
     if offset:
-        raise BuildFailed(f"the client has a part of {digest} already: its content store is in use, or was interrupted")
+        raise BuildFailed(f"the client has a part of {digest} already: another transfer is running, or was interrupted")
     async for chunk in chunks:
         for start in range(0, len(chunk), _CHUNK):
             piece = chunk[start : start + _CHUNK]

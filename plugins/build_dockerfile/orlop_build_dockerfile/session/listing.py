@@ -110,7 +110,7 @@ class Listing:
         if b"\0" in entry.link or len(entry.link) > _PATH_MAX:
             raise _refused(path, "a link to an invalid path")
         if not -_MAX_64 <= entry.modified <= _MAX_64 or entry.size < 0:
-            raise _refused(path, "of an invalid time or size")
+            raise _refused(path, "a file with an invalid time or size")
 
     def _equal(self, entry: Entry, known: Known) -> bool:
         same_mode = entry.mode == known.mode or (stat.S_ISLNK(entry.mode) and stat.S_ISLNK(known.mode))

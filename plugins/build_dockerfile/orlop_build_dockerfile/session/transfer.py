@@ -185,7 +185,7 @@ async def send_directory(
             await call.send(pb.Packet(type=FIN).SerializeToString())
             call.finish_sending()
     except OSError as error:
-        raise BuildFailed(f"cannot read the files of the result: {error}") from error
+        raise BuildFailed(f"cannot read the result of the build: {error}") from error
     with trio.move_on_after(_END):
         while await call.receive_batch():
             pass

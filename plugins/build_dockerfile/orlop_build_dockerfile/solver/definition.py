@@ -146,7 +146,7 @@ def _vertex(digest: str, op: ops_pb2.Op, definition: ops_pb2.Definition) -> Vert
     elif kind == "build":
         _check_inputs(digest, [each.input for each in op.build.inputs.values()], count)
         if any(each.input < 0 for each in op.build.inputs.values()):
-            raise _invalid(f"vertex {digest} builds nothing")
+            raise _invalid(f"vertex {digest} builds from an empty input")
     elif kind == "source" and count:
         raise _invalid(f"vertex {digest} is a source and has inputs")
     ignore, name, caps = False, "", frozenset[str]()
@@ -161,7 +161,7 @@ def _vertex(digest: str, op: ops_pb2.Op, definition: ops_pb2.Definition) -> Vert
 def _check_inputs(digest: str, used: Sequence[int], count: int) -> None:
     """Check the inputs of merge, diff and build. -1 means an empty file system."""
     if not used or not all(-1 <= each < count for each in used):
-        raise _invalid(f"vertex {digest} uses inputs {list(used)[:10]} of {count}")
+        raise _invalid(f"vertex {digest} has invalid input numbers {list(used)[:10]}: it has {count} inputs")
 
 
 def _check_exec(digest: str, op: ops_pb2.ExecOp, count: int) -> None:
@@ -174,13 +174,13 @@ def mounts_problem(op: ops_pb2.ExecOp, count: int) -> str:
     roots, outputs = 0, set()
     for mount in op.mounts:
         if not -1 <= mount.input < count:
-            return f" mounts input {mount.input} of {count}"
+            return f" mounts the invalid input number {mount.input}: it has {count} inputs"
         if "\0" in mount.dest or "\0" in mount.selector:
             return " has a NUL in a path"
         roots += mount.dest == "/"
         if mount.output >= 0:
             if mount.output in outputs or mount.output > len(op.mounts):
-                return f" has two outputs {mount.output}"
+                return f" has an invalid output number {mount.output} (used twice, or too large)"
             if mount.mountType != ops_pb2.BIND or mount.readonly:
                 return " has an output for a mount whose content is not kept"
             outputs.add(mount.output)
@@ -216,10 +216,12 @@ def _check_file(digest: str, op: ops_pb2.FileOp, count: int) -> None:
             raise _invalid(f"vertex {digest} has too many patterns, or too long a mode")
         for index in (action.input, action.secondaryInput):
             if not -1 <= index < count + number:
-                raise _invalid(f"vertex {digest} uses input {index} of {count + number}")
+                raise _invalid(
+                    f"vertex {digest} uses the invalid input number {index}: action {number} has {count + number} inputs"
+                )
         if action.output >= 0:
             if action.output in outputs or action.output > len(op.actions):
-                raise _invalid(f"vertex {digest} has two outputs {action.output}")
+                raise _invalid(f"vertex {digest} has an invalid output number {action.output} (used twice, or too large)")
             outputs.add(action.output)
 
 
