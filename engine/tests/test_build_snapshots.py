@@ -11,14 +11,14 @@ import pytest
 import trio
 import trio.testing
 
-from orlop_engine.building.records import BASE, TABLE
+from orlop_engine.building.records import BASE, TABLE, SnapshotRecord, encode
 from orlop_engine.building.snapshots import Snapshots, active_key
 from orlop_engine.calls import Gate, guard
 from orlop_engine.images.content import ContentStore
 from orlop_engine.images.image_store import ImageStore
 from orlop_engine.images.layers import Built, Layers
 from orlop_engine.images.records import Layer
-from orlop_kernel.store import Store
+from orlop_kernel.store import Delete, Put, Store
 from orlop_sdk import Conflict, DriverError, NotFound, Storage, StorageContext, Unavailable
 from orlop_sdk.testing import FakeStorage
 
@@ -76,6 +76,77 @@ def test_snapshots_survive_a_boot_until_the_builder_removes_them(tmp_path: Path)
             await two.snapshots.remove(upper)
             await two.snapshots.remove(lower)
             assert await two.keys() == set() == two.rows()
+
+    trio.run(main)
+
+
+def test_repair_makes_rows_and_snapshots_agree(tmp_path: Path) -> None:
+    async def main() -> None:
+        async with booted(tmp_path) as fixture:
+            kept = await fixture.made()
+            lost = await fixture.made(kept)
+            middle = await fixture.made(lost)
+            top = await fixture.made(middle)
+            stray = active_key()
+            await fixture.storage.prepare(stray, None)
+            await fixture.store.commit([Delete(TABLE, top), Put(TABLE, "build-unknown", encode(SnapshotRecord("")))])
+            for key in (kept, top, "build-unknown"):
+                await fixture.snapshots.repair(key)
+            assert await fixture.keys() == {kept, lost, middle, top, stray}
+            assert fixture.rows() == {kept, lost, middle, top}
+            await fixture.snapshots.repair(stray)
+            assert await fixture.keys() == {kept, lost, middle, top} == fixture.rows()
+
+            await lose(fixture, lost)
+            await fixture.snapshots.repair(lost)
+            assert await fixture.keys() == {kept} == fixture.rows(), "snapshots above a lost one cannot be mounted"
+
+    trio.run(main)
+
+
+async def lose(fixture: Fixture, key: str) -> None:
+    """Remove a snapshot from the driver's index, although it has children."""
+    (await fixture.storage._all())[key].children = 0
+    await fixture.storage.remove(key)
+
+
+def test_repair_keeps_snapshots_without_a_row_while_rows_may_be_missing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Store, "lost_rows", lambda self: True)
+
+    async def main() -> None:
+        async with booted(tmp_path) as fixture:
+            stray = active_key()
+            await fixture.storage.prepare(stray, None)
+            await fixture.snapshots.repair(stray)
+            assert await fixture.keys() == {stray}
+
+    trio.run(main)
+
+
+def test_repair_keeps_the_snapshot_of_an_image(tmp_path: Path) -> None:
+    async def main() -> None:
+        async with booted(tmp_path) as fixture:
+            await fixture.storage.prepare("build-new-1", None)
+            await fixture.storage.commit("build-new-1", "build-1")
+            fixture.image_store.layers.built[CHAIN] = Built(CHAIN, "", 0, "build-1")
+            await fixture.snapshots.repair("build-1")
+            assert await fixture.keys() == {"build-1"}
+
+    trio.run(main)
+
+
+def test_a_boot_removes_the_snapshots_above_a_lost_one(tmp_path: Path) -> None:
+    async def main() -> None:
+        async with booted(tmp_path) as one:
+            kept = await one.made()
+            lost = await one.made(kept)
+            top = await one.made(lost)
+            assert await one.keys() == {kept, lost, top}
+            await lose(one, lost)
+        async with booted(tmp_path) as two:
+            assert await two.keys() == {kept} == two.rows()
 
     trio.run(main)
 

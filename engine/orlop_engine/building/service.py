@@ -78,6 +78,15 @@ class Building:
         """Whether a builder is using this active snapshot."""
         return any(key in each.active for each in self.workspaces)
 
+    async def repair(self, key: str) -> None:
+        """Repair a snapshot that does not agree with its row. Raises `Conflict` while a builder is connected."""
+        if self.workspaces:
+            raise Conflict(
+                "a builder is running: repeat the repair a minute after the last build, when the builder has ended, or "
+                "restart the daemon"
+            )
+        await self.snapshots.repair(key)
+
 
 @dataclass(slots=True)
 class _Base:

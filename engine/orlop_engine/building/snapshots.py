@@ -73,16 +73,51 @@ class Snapshots:
         """Called at the daemon's start, after images are loaded. Removes incomplete objects that a crash or a power cut has
         left."""
         stored = {key for key in await self._storage.keys() if key.startswith(BUILD)}
-        lost = [key for key in self.rows if key not in stored]
+        lost = {key for key in self.rows if key not in stored}
         if lost:
             log.warning("%d snapshots of builds are missing in storage; removing their rows", len(lost))
-            await self._store.commit([Delete(TABLE, key) for key in lost])
-            for key in lost:
-                del self.rows[key]
+            await self._forget_lost(lost)
         if not self._store.lost_rows():
             odd = [key for key in stored if key not in self.rows and key.startswith(BUILD)]
             await self._remove_all([key for key in odd if not self._of_image(key)])
         await self.reap()
+
+    async def _forget_lost(self, lost: set[str]) -> None:
+        """Remove the rows of snapshots that are not in storage, and release the snapshots above them, which cannot be
+        mounted any more. After that, the builder that starts next drops these snapshots from its cache."""
+        above = [key for key in self.rows if key not in lost and not lost.isdisjoint(self._ancestors(key))]
+        for key in lost:
+            del self.rows[key]
+        for key in above:
+            self.rows[key] = replace(self.rows[key], released=True)
+        changed = [Put(TABLE, key, encode(self.rows[key])) for key in above if key not in self._unsynced]
+        await self._store.commit([*(Delete(TABLE, key) for key in lost), *changed])
+
+    def _ancestors(self, key: str) -> Iterator[str]:
+        while key in self.rows:
+            key = self.rows[key].parent
+            yield key
+
+    # --- repair -------------------------------------------------------------------------------------------------------
+
+    def is_unsynced(self, key: str) -> bool:
+        """Whether the snapshot has no row yet, because it is still being made durable."""
+        return key in self._unsynced
+
+    async def repair(self, key: str) -> None:
+        """Make the database agree with storage: write the missing row of a snapshot, or remove the row of a snapshot that is
+        not in storage. A snapshot that is unknown is removed. No builder may be connected: a builder makes and commits
+        snapshots, and does not notice that snapshots of its cache are removed."""
+        stored = key in await self._storage.keys()
+        if stored and key in self.rows:
+            await self._save(key)
+        elif stored and not self._of_image(key) and not self._store.lost_rows():
+            await self._storage.remove(key)
+        elif key in self.rows:
+            await self._forget_lost({key})
+            await self.reap()
+        elif not stored:
+            await self._store.commit([Delete(TABLE, key)])
 
     async def reap(self) -> None:
         """Remove released snapshots that are not needed any more, and the rows of bases without snapshots."""

@@ -85,7 +85,7 @@ def _snapshots(facts: Facts, rows_read: Rows) -> Iterator[Finding]:
                 )
         elif key.startswith(BUILD):
             if key not in rows_read.builds and key not in wanted:
-                yield _no_build(facts, rows_read, key)
+                yield _of_build(facts, rows_read, key, "belongs to no build", "write its row, or remove it if it is unused")
         elif not _needed(
             key, wanted | held | rows_read.builds.keys() | rows_read.containers.keys()
         ) and not _held_by_container(rows_read):
@@ -109,23 +109,23 @@ def _snapshots(facts: Facts, rows_read: Rows) -> Iterator[Finding]:
                     object=f"image {image.id[:19]}",
                     text=f"its layer {layer.chain_id[:19]} is not in storage: pull, load or build the image again",
                 )
-    for key in rows_read.builds.keys() - storage.keys:
-        yield Finding(
-            severity=_swept(facts, rows_read) or WARNING,
-            area="storage",
-            object=f"snapshot {key}",
-            text="of the build cache is not in storage: the next start removes its row",
-            id=key,
-        )
+    for key in sorted(rows_read.builds.keys() - storage.keys):
+        yield _of_build(facts, rows_read, key, "of the build cache is not in storage", "remove its row")
 
 
-def _no_build(facts: Facts, rows_read: Rows, key: str) -> Finding:
+def _of_build(facts: Facts, rows_read: Rows, key: str, text: str, repair: str) -> Finding:
+    """A snapshot of a build that does not agree with its row. The next start of the daemon makes the same repair."""
+    severity = _swept(facts, rows_read)
+    if not facts.serving or not severity:
+        repair = ""
     return Finding(
-        severity=_swept(facts, rows_read) or WARNING,
+        severity=severity or WARNING,
         area="storage",
         object=f"snapshot {key}",
-        text="belongs to no build: the next start removes it",
+        text=text,
+        repair=repair,
         id=key,
+        remedy=Remedy("repair-build", key) if repair else None,
     )
 
 

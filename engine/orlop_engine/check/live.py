@@ -39,10 +39,12 @@ def in_progress(engine: Engine, finding: Finding) -> bool:
 
 
 def _building(engine: Engine, about: str) -> bool:
-    """Whether a build explains the finding. This is so if the finding is about a snapshot that a builder is using, or about
-    a running step."""
+    """Whether a build explains the finding. This is so if the finding is about a snapshot that a builder is using or that is
+    being made durable, or about a running step."""
     building = engine.building
-    return building.is_active(about) or any(key.startswith(about) for key in building.steps.running)
+    if building.is_active(about) or building.snapshots.is_unsynced(about):
+        return True
+    return any(key.startswith(about) for key in building.steps.running)
 
 
 def _changing(engine: Engine, item: Container) -> bool:
@@ -62,6 +64,7 @@ class LiveRepairs(Repairs):
             "adopt-volumes": self._adopt_volumes,
             "collect": self._collect,
             "discard-container": self._discard_files,
+            "repair-build": self._repair_build,
             "repair-network": self._repair_endpoint,
             "release-network": self._release_network,
         }
@@ -74,6 +77,9 @@ class LiveRepairs(Repairs):
 
     async def _discard_files(self, remedy: Remedy) -> None:
         await removal.discard_files(self._engine.ports, remedy.subject)
+
+    async def _repair_build(self, remedy: Remedy) -> None:
+        await self._engine.building.repair(remedy.subject)
 
     async def _repair_endpoint(self, remedy: Remedy) -> None:
         """Repair an endpoint under its container's lock, so that the container neither exits nor changes its networks
