@@ -188,7 +188,9 @@ class _Driver:
         self._remember(endpoint)
         if network is None or endpoint.id not in self._namespaces:
             return
-        found = next((each for each in host.endpoints if each.ident == endpoint.id), None)
+        # A process with CAP_NET_ADMIN in another container can make a link with the same alias
+        place = (endpoint.id, self._namespaces[endpoint.id])
+        found = next((each for each in host.endpoints if (each.ident, each.namespace_id) == place), None)
         if endpoint_fault(found, network, host):
             self._links.connect(msgspec.structs.replace(endpoint, mac=state.mac or endpoint.mac), network)
             _log.info("container %s is connected to network %s again", endpoint.container_id[:12], endpoint.network.name)

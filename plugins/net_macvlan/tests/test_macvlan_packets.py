@@ -293,6 +293,23 @@ async def test_restore_continues_after_a_link_that_cannot_be_removed(host: Host)
 
 
 @on_host()
+async def test_restore_is_not_deceived_by_the_alias_of_another_container(host: Host) -> None:
+    network = spec()
+    await host.driver.create_network(network)
+    one, first, first_state = await host.container(network, 2)
+    two, second, second_state = await host.container(network, 3)
+    for command in (
+        "add v0 type veth peer name v1",
+        "add forged link v0 type macvlan",
+        f"set forged alias orlop-test:macvlan-endpoint:{second.id}",
+    ):
+        one.run("ip", "link", *command.split())
+    before = two.run("ip", "-o", "link", "show", "eth0").split(":")[0]
+    await host.driver.restore([network], [(first, first_state), (second, second_state)])
+    assert two.run("ip", "-o", "link", "show", "eth0").split(":")[0] == before, "the link was made again"
+
+
+@on_host()
 async def test_restore_keeps_the_parent_of_a_network_with_invalid_options(host: Host) -> None:
     alone = NetworkSpec(id="d" * 64, name="alone", subnets=SUBNETS)
     await host.driver.create_network(alone)
