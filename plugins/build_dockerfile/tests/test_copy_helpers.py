@@ -145,7 +145,11 @@ def counted(serve: Serve = filecopies.serve) -> tuple[Serve, list[str]]:
     return run, names
 
 
-@pytest.mark.parametrize("options", [{}, {"mode": lambda mode: mode & 0o7777 | 0o111}, {"exclude": ("b/f1*",)}], ids=str)
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"mode": lambda mode: mode & 0o7777 | 0o111}, {"exclude": ("b/f1*",)}],
+    ids=["without options", "mode", "exclude"],
+)
 def test_copy_with_a_helper_equals_a_copy_without_it(source: Path, tmp_path: Path, options: dict[str, Any]) -> None:
     copy(source, tmp_path / "alone", None, **options)
     serve, names = counted()
