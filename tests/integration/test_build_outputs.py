@@ -8,6 +8,7 @@ import json
 import os
 import signal
 import tarfile
+import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -175,6 +176,41 @@ def test_push_shows_its_progress_and_keeps_annotations(client: Client, registry:
     client.ok("image", "rm", "-f", name)
     client.ok("pull", "-q", name)
     assert client.ok("run", "--rm", "--network=none", name, "cat", "/made").out == "built\n"
+
+
+def has_tags(registry: Registry, repository: str) -> bool:
+    manifests = Path(registry.root, "data/docker/registry/v2/repositories", repository, "_manifests")
+    assert (manifests / "revisions").is_dir()
+    return (manifests / "tags").exists()
+
+
+@pytest.mark.parametrize("platforms", ["linux/amd64", "linux/amd64,linux/arm64"])
+def test_push_by_digest_makes_no_tag(client: Client, registry: Registry, platforms: str) -> None:
+    """buildx refuses `push=true` together with `push-by-digest`. It passes on an empty value, which means true as well."""
+    (client.directory / "Dockerfile").write_text("FROM scratch\nCOPY file /\n")
+    name = f"{registry.host}/tb/digest"
+    output = f"type=image,name={name},push=,push-by-digest=true,name-canonical=true"
+    options = ["--provenance=false", "--platform", platforms, "--metadata-file", "meta"]
+    client.ok("buildx", "build", "-o", output, *options, ".")
+    digest = json.loads((client.directory / "meta").read_text())["containerimage.digest"]
+    assert not has_tags(registry, "tb/digest")
+    with urllib.request.urlopen(f"http://{registry.host}/v2/tb/digest/manifests/{digest}", timeout=30) as answer:
+        assert "sha256:" + hashlib.sha256(answer.read()).hexdigest() == digest
+    shown = client.ok("image", "inspect", "-f", '{{join .RepoDigests " "}}', f"{name}@{digest}").line
+    assert f"{name}@{digest}" in shown.split()
+    client.run("image", "rm", "-f", name, f"{name}@{digest}")
+
+    refused = client.build("-o", output.replace(name, f"{name}:1"), *options, ".")
+    assert refused.code != 0
+    assert f"can't push tagged ref {name}:1 by digest" in refused.err
+    assert not has_tags(registry, "tb/digest")
+
+
+def test_canonical_name_is_added_to_a_stored_image(client: Client) -> None:
+    client.ok("buildx", "build", "-o", "type=image,name=tb-canonical:1,name-canonical=true", "--metadata-file", "meta", ".")
+    digest = json.loads((client.directory / "meta").read_text())["containerimage.digest"]
+    shown = client.ok("image", "inspect", "-f", "{{.RepoTags}} {{.RepoDigests}}", f"tb-canonical@{digest}").line
+    assert shown == f"[tb-canonical:1] [tb-canonical@{digest}]"
 
 
 def test_a_push_to_a_registry_that_does_not_answer_fails(client: Client, registry: Registry) -> None:

@@ -170,11 +170,12 @@ class ImageMaker:
         return diff_id, size
 
     async def make(self, made: Sequence[NewImage], names: Sequence[str], scope: Scope, index: str = "") -> list[Image]:
-        """Make an image, or all images of an index. Raises `InvalidParameter` if the parts of an image do not match. The
-        caller's lease contains the blobs."""
+        """Make an image, or all images of an index. A name may have the digest of the index or of the image's manifest.
+        Raises `InvalidParameter` if the parts of an image do not match. The caller's lease contains the blobs."""
         references = [parse(name).with_default_tag() for name in names]
+        digests = {index} if index else set(made[0].manifests)
         for reference in references:
-            if reference.digest:
+            if reference.digest and reference.digest not in digests:
                 raise InvalidParameter("refusing to create a tag with a digest reference")
         store, policy = self._image_store, scope.restrictions.images
         async with store.lease_for_new_image() as lease:

@@ -196,7 +196,7 @@ class Workspace:
             raise InvalidParameter("cannot make images of several platforms without an index")
         images = await self._building.maker.make(made, names, self.scope, index)
         references = [parse(name).with_default_tag() for name in names]
-        self._building.engine.images.announce_tags(images[-1], references)
+        self._building.engine.images.announce_tags(images[-1], [each for each in references if not each.digest])
         return images
 
     async def prefix(self, diff_ids: Sequence[str]) -> tuple[str, int, str]:

@@ -111,6 +111,10 @@ async def test_provenance_is_added_by_default_to_pushed_images(engine: Engine) -
         ({"annotation-thing.k": "v"}, "unrecognized annotation type"),
         ({"annotation[linux/s390x].k": "v"}, "no platform linux/s390x"),
         ({"name": "A"}, "failed to parse target name"),
+        (
+            {"name": "h:5000/a,h:5000/a:1", "push": "", "push-by-digest": "true"},
+            "can't push tagged ref h:5000/a:1 by digest",
+        ),
     ],
 )
 def test_invalid_exporter_attributes_are_refused(attributes: dict[str, str], message: str) -> None:

@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
+import msgspec
+
 from orlop_build_dockerfile.attest import predicates
 from orlop_build_dockerfile.attest.parse import parse
 from orlop_build_dockerfile.attest.statements import Predicate
@@ -79,8 +81,11 @@ async def _store_and_push(
         # For clients that ask for no platform, a name refers to the last image that got the name
         host = job.core.settings.platforms[:1]
         parts = [part for _, part in sorted(composed.parts, key=lambda each: each[0] in host)]
-        images = await job.core.backend.create_images(parts, options.names, composed.index)
-        _tell(shown, images, options.names)
+        names = [*options.names]
+        if options.canonical:
+            names += _canonical(options.names, composed.root.digest)
+        images = await job.core.backend.create_images(parts, names, composed.index)
+        _tell(shown, images, names)
     for target in options.names if options.push else ():
         await _push(job, shown, name, composed, target, by_digest=options.by_digest)
     answer = {
@@ -92,11 +97,18 @@ async def _store_and_push(
     return answer
 
 
+def _canonical(names: Sequence[str], digest: str) -> list[str]:
+    """The names with the digest instead of their tags, as in Docker's lists of digests."""
+    found = [msgspec.structs.replace(parse_reference(name), tag="", digest=digest) for name in names]
+    return list(dict.fromkeys(map(str, found)))
+
+
 async def _push(job: SolverJob, shown: Shown, name: str, composed: Composed, target: str, *, by_digest: bool) -> None:
     """Push with the credentials of the client. The progress is shown in the build."""
     credentials = await job.build.session.credentials(registry_of(target))
     shown.status("pushing layers", name="pushing layers")
-    what = f"pushing manifest for {parse_reference(target).tagged()}@{composed.root.digest}"
+    reference = parse_reference(target)
+    what = f"pushing manifest for {reference if by_digest else reference.tagged()}@{composed.root.digest}"
     try:
         await job.core.backend.push(name, target, composed.manifests, credentials, reporter(shown), by_digest=by_digest)
     except Exception as error:

@@ -46,7 +46,8 @@ class Annotations(msgspec.Struct, frozen=True):
 
 
 class ImageOptions(msgspec.Struct, frozen=True, kw_only=True):
-    """`epoch` is SOURCE_DATE_EPOCH. `inline`: also add attestations that were only requested by default."""
+    """`epoch` is SOURCE_DATE_EPOCH. `by_digest`: push manifests without a tag. `canonical`: also give the stored image the
+    names with the digest of its manifest or index. `inline`: also add attestations that were only requested by default."""
 
     names: tuple[str, ...] = ()
     form: LayerForm = LayerForm()
@@ -63,7 +64,8 @@ class ImageOptions(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def is_plain(self) -> bool:
         """Whether the client requests only an image in the daemon's store, with layers in any form."""
-        return not self.push and not self.annotations.given and self.form == LayerForm()
+        canonical = self.canonical and self.names
+        return not self.push and not canonical and not self.annotations.given and self.form == LayerForm()
 
 
 def read_flag(attributes: Mapping[str, str], key: str, default: bool) -> bool:
@@ -107,14 +109,18 @@ def read_options(
     epoch = read_epoch(attributes, frontend)
     rewrite = read_flag(attributes, "rewrite-timestamp", False)
     form = read_form(attributes, latest=epoch if rewrite else None)
-    push = read_flag(attributes, "push", False)
+    push, by_digest = read_flag(attributes, "push", False), read_flag(attributes, "push-by-digest", False)
+    for name in names if push and by_digest else ():
+        reference = parse_reference(name)
+        if reference.tag or reference.digest:
+            raise BuildFailed(f"failed to push {name}: can't push tagged ref {name} by digest", code=_INVALID)
     oci = read_flag(attributes, "oci-mediatypes", export.kind == "oci")
     return ImageOptions(
         names=names,
         form=form,
         oci=oci or given.need_oci or form.kind == "zstd",
         push=push,
-        by_digest=read_flag(attributes, "push-by-digest", False),
+        by_digest=by_digest,
         store=read_flag(attributes, "store", True),
         tar=read_flag(attributes, "tar", True),
         inline=read_flag(attributes, "attestation-inline", push),
