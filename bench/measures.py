@@ -329,6 +329,10 @@ ALL = (
     Measure("classic-cold", "classic build, 10 x RUN true", 0.5, builds.classic(builds.cold_steps), 3),
     Measure("classic-context", "classic build with a file of 500 MB", 0.5, builds.classic(builds.large_context), 3),
     Measure("classic-files", "classic build with 20,000 files", 0.5, builds.classic(builds.many_files), 3),
+    Measure(
+        "builder-small", "highest RSS of the builder, 10 x RUN true", 45, builds.builder_peak_of_steps, 1, "MB", ("orlop",)
+    ),
+    # 45 MB, and 1 kB for each file
     Measure("builder-memory", "highest RSS of the builder, 20,000 files", 65, builds.builder_peak, 1, "MB", ("orlop",)),
     Measure(
         "builder-daemon", "memory growth of the daemon in its first builds", 5, builds.daemon_growth, 1, "MB", ("orlop",)
