@@ -273,7 +273,7 @@ def _salvager(aside: str) -> sqlite3.Connection:
 
 class Examined(NamedTuple):
     """The content of a database file. `quarantined` is (table, key, reason). `damage` is SQLite's report about the file.
-    `damaged_files` are the damaged files that earlier starts renamed."""
+    `damaged_files` are damaged files that the daemon renamed at earlier starts."""
 
     rows: dict[str, dict[str, bytes]]
     quarantined: tuple[tuple[str, str, str], ...] = ()

@@ -88,7 +88,7 @@ class Details(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def shown_mounts(record: ContainerRecord) -> list[MountRecord]:
-    """The mounts of the record that clients see. A `--tmpfs` is not among them: it is shown in `HostConfig` only."""
+    """Those mounts of the record which clients see. A `--tmpfs` is not among them: it is shown in `HostConfig` only."""
     hidden = {normal_target(path) for path in record.host_config.tmpfs or ()}
     return [mount for mount in record.mounts if mount.type != "tmpfs" or mount.destination not in hidden]
 

@@ -5,8 +5,8 @@ The database contains the references to these blobs.
 
     oci-layout  index.json  blobs/sha256/<hex>     immutable, verified, durable before a row refers to them
     ingest/<hex>                                   an incomplete download; survives a crash and is resumed
-    ingest/tmp-*                                   content whose digest is not known yet, or of a separate ingest (see
-                                                   `ContentStore.ingest`); removed at the daemon's next start
+    ingest/tmp-*                                   content that is never resumed, because its digest is not known yet or
+                                                   because several clients receive it; removed at the daemon's next start
     quarantine/<hex>                               a blob whose content was found damaged; kept for the administrator
 
 A blob is renamed to its final name after its bytes were hashed and synced, and the directory is synced before `commit`

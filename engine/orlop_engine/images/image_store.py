@@ -111,8 +111,8 @@ class ImageStore:
             log.warning("cannot collect unreferenced layers and blobs yet: %s", error)
 
     def _rows_are_missing(self) -> bool:
-        """Whether rows of images may be missing. Then content without a reference is kept, because it may be the last copy
-        of an image."""
+        """Whether rows of images may be missing. If so, content without a reference is kept, because it may be the last
+        copy of an image."""
         return self.store.lost_rows() or any(
             table == _TABLE and not key.startswith((_REF, _RESUME)) for table, key, _ in self.store.quarantined()
         )

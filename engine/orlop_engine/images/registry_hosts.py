@@ -84,7 +84,7 @@ async def resolve(name: str) -> list[str]:
             found = await trio.socket.getaddrinfo(name, None, type=trio.socket.SOCK_STREAM)
             return [str(entry[4][0]).partition("%")[0] for entry in found]
     except OSError:
-        pass  # the connection fails too, with a better message
+        pass  # the connection to this host will fail later, and its error message is better
     return []
 
 
