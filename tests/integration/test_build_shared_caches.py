@@ -165,7 +165,6 @@ COPIES: list[dict[str, Any]] = [
     {"src": "/dir", "include_patterns": ["below/m*"]},
     {"src": "/", "include_patterns": ["dir/below/more", "f*"]},
     {"src": "/", "include_patterns": ["**/a", "dir/b*"], "exclude_patterns": ["dir/below"]},
-    {"src": "/links/dir", "include_patterns": ["a"]},
     {"src": "/links/d*", "allowWildcard": True, "exclude_patterns": ["a"]},
     {"src": "/links/dir/*", "allowWildcard": True},
     {"src": "/links", "include_patterns": ["*", "!file"], "followSymlink": False},

@@ -24,6 +24,7 @@ from orlop_build_dockerfile.solver.definition import Vertex
 PATH = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 ROOT = "sha256:8a5edab282632443219e051e4ade2d1d5bbc671c781051bf1437897cbdfea0f1"  # digest of the selector "/"
 TWICE = "sha256:9f2e3049a12e5f4b5788b35222d45494a0bc6b6d506ed9f519e384c7ab18f784"  # digest of the selectors "/" and "/"
+CAPABILITY = bytes.fromhex("0100000200200000000000000000000000000000")  # cap_net_raw+ep
 
 
 def vertex(op: ops_pb2.Op, inputs: int = 1) -> Vertex:
@@ -122,6 +123,10 @@ def test_keys_of_content(tmp_path: Path) -> None:
         os.mkfifo(tmp_path / "dir" / "pipe")
         assert content_digest(root, Selector("/dir"), sent=True) is None, "BuildKit describes it in another way"
         os.unlink(tmp_path / "dir" / "pipe")
+        assert content_digest(root, Selector("/file"), sent=True)
+        os.setxattr(tmp_path / "file", "security.capability", CAPABILITY)
+        assert content_digest(root, Selector("/file"), sent=True) is None, "BuildKit's digest covers the capabilities"
+        os.removexattr(tmp_path / "file", "security.capability")
         os.chown(tmp_path / "file", 1, 1)
         assert content_digest(root, Selector("/file"), sent=True) is None
     finally:
@@ -135,7 +140,6 @@ SELECTIONS = {
         "/d*", wildcard=True, exclude=("*/more",)
     ): "sha256:db6890266e7b11a9935a0403168d7cad5a39be275cb0c1081c64a24d5d652aeb",
     Selector("/d?r/*", wildcard=True): "sha256:33f9414a77746d8851a211fd38de7a68bcae0bbe8647cd6e74636fbaba319292",
-    Selector("/links/d*/*", wildcard=True): "sha256:e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855",
     Selector(
         "/links/d*", wildcard=True, follow=False
     ): "sha256:e7f4bc60cf84aca6f2920576864000fb914d3e525a7f89ffad7bd0a8fea41bd0",
@@ -144,10 +148,20 @@ SELECTIONS = {
         "/", include=("dir/below/more", "f*")
     ): "sha256:5c65dd54142c763bc59e93976ba4433b5c610576341e516b8ee27285355be151",
     Selector("/", exclude=("**/more", "file")): "sha256:b87fe0f7585ead664e23abfb621562042723003a1ef858946c37d626c2b10bb4",
-    Selector("/links/dir", include=("a",)): "sha256:e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855",
     Selector("/links/dir", follow=False): "sha256:71639aae4f84b8774b3ef4a72c93827204b7a3c088efdf7152a79a3919402b33",
     Selector("/nosuch*", wildcard=True): "sha256:e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855",
 }
+
+
+# Copies of files that BuildKit's digest of the selection does not cover
+UNCOVERED = [
+    Selector("/links/d*/*", wildcard=True),  # a link before the last component
+    Selector("/links/dir", include=("a",)),  # patterns do not select the source itself
+    Selector("/file", exclude=("*",)),
+    Selector("/f*", wildcard=True, include=("a",)),
+    Selector("/d*", wildcard=True, include=("nosuch",)),  # the copy makes its destination
+    Selector("/nosuch", exclude=("a",)),  # this copy fails
+]
 
 
 @pytest.mark.root  # the expected digests are of files that root owns
@@ -169,6 +183,8 @@ def test_keys_of_selections(tmp_path: Path) -> None:
         assert content_digest(root, Selector("/[", wildcard=True), sent=True) is None, "not a pattern"
         (tmp_path / "dangling").symlink_to("nosuch")
         assert content_digest(root, Selector("/dan*", wildcard=True), sent=True) is None
+        for wanted in UNCOVERED:
+            assert content_digest(root, wanted, sent=True) is None, wanted
     finally:
         os.close(root)
 

@@ -34,8 +34,9 @@ class _Unknown(Exception):
 
 
 def content_digest(root: int, wanted: Selector, *, sent: bool) -> str | None:
-    """The digest of a part of the tree below `root`. None if the path does not exist, and for files with extended attributes
-    or an owner other than root. `sent`: a client has sent the directory."""
+    """The digest of a part of the tree below `root`. None if the path does not exist, for files with extended attributes or an
+    owner other than root, and if a copy of the part reads a file that BuildKit's digest does not cover. `sent`: a client has
+    sent the directory."""
     try:
         return (
             _of_path(root, wanted.path, follow=wanted.follow, sent=sent)
@@ -95,10 +96,11 @@ class _Selection:
 
     def _select(self) -> None:
         if not self._parts and self._path != "/":
-            if lookup(self._root, self._path, follow=False) is not None:
-                parent, name = parent_of(self._root, self._path)
-                with opened(parent):
-                    self._add(parent, name, self._path, self._path, (), 0)
+            if lookup(self._root, self._path, follow=False) is None:
+                raise _Unknown  # the copy fails
+            parent, name = parent_of(self._root, self._path)
+            with opened(parent):
+                self._add(parent, name, self._path, self._path, (), 0)
             return
         # `above` is the part of the path before the first component with a wildcard
         plain = next((number for number, part in enumerate(self._parts) if has_wildcards(part)), 1)
@@ -132,11 +134,15 @@ class _Selection:
                 if is_directory:
                     with opened(os.open(name, _DIRECTORY, dir_fd=fd)) as inner:
                         self._entries(inner, path, "", (), depth + 1)
+                elif stat.S_ISLNK(info.st_mode):
+                    raise _Unknown  # a copy follows the link, and BuildKit's digest does not
                 return
             base = path
         header = _Header(path, "")
         included = self._matches(path.removeprefix(base).lstrip("/"), above, header)
         if not is_directory:
+            if not included and path == base:
+                raise _Unknown  # patterns do not apply to the source itself: it is copied, and the digest lacks it
             if included:
                 self._write(above)
                 self._found.append((name, self._of_file(fd, name, info, path)))
@@ -147,6 +153,8 @@ class _Selection:
             if included:
                 self._write((*above, header))
             self._entries(inner, path, base, (*above, header), depth + 1)
+        if path == base and not header.written:
+            raise _Unknown  # the copy makes its destination, although the patterns select no file
 
     def _matches(self, path: str, above: tuple[_Header, ...], header: _Header) -> bool:
         if self._include is not None:
@@ -206,8 +214,10 @@ def _entry(parent: int, name: str, info: os.stat_result, depth: int) -> str:
 
 
 def _check_attributes(fd: int) -> None:
-    if any(not key.startswith(("security.", "system.", "trusted.overlay.")) for key in os.listxattr(fd)):
-        raise _Unknown
+    """BuildKit's digest covers file capabilities and attributes of users, but no other attributes."""
+    for key in os.listxattr(fd):
+        if key == "security.capability" or not key.startswith(("security.", "system.", "trusted.overlay.")):
+            raise _Unknown
 
 
 def _directory(fd: int, header: hashlib._Hash, depth: int) -> str:
