@@ -115,6 +115,19 @@ def test_an_answer_that_is_no_manifest_is_refused(
     assert (done.code, done.err) == (1, f"orlop: {registry.host}/app:1 is not a manifest\n")
 
 
+@pytest.mark.parametrize("path", ["/v2/", "/v2/app/manifests/1"])
+def test_an_answer_that_is_not_http_is_an_error(inspect: Callable[[str], Any], registry: FakeRegistry, path: str) -> None:
+    registry.answers[f"GET {path}"] = (200, {"Transfer-Encoding": "chunked"}, b"no chunk\r\n")
+    done = inspect("app:1")
+    assert done.code == 1 and "invalid http: incompleteread" in done.err
+
+
+def test_a_token_service_with_an_invalid_address_is_an_error(inspect: Callable[[str], Any], registry: FakeRegistry) -> None:
+    registry.answers["GET /v2/"] = (401, {"WWW-Authenticate": 'Bearer realm="http://localhost:port/"'}, b"")
+    done = inspect("app:1")
+    assert done.code == 1 and "cannot get a token from http://localhost:port/: invalid http: " in done.err
+
+
 def test_a_redirect_does_not_pass_on_the_password(
     inspect: Callable[[str], Any], registry: FakeRegistry, tmp_path: Path
 ) -> None:

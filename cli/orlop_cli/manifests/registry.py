@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import http.client
 import ipaddress
 import os
 import re
@@ -143,17 +144,25 @@ class Registry:
             # A registry may redirect to a service of another owner, who must not get the authorization.
             (request.add_unredirected_header if name == "Authorization" else request.add_header)(name, value)
         try:
-            answer: HTTPResponse = self._opener.open(request, timeout=_SECONDS)
+            with self._opened(request) as answer:
+                data = answer.read(MAX_SIZE + 1)
         except urllib.error.HTTPError as error:
             with error:
                 return error.code, error.headers, error.read(MAX_SIZE)
-        except urllib.error.URLError as error:
-            raise error.reason if isinstance(error.reason, OSError) else OSError(str(error.reason)) from None
-        with answer:
-            data = answer.read(MAX_SIZE + 1)
+        except http.client.HTTPException as error:
+            raise OSError(f"invalid HTTP: {error!r}") from None
         if len(data) > MAX_SIZE:
             raise CliError(f"the answer of {self._host} is longer than {MAX_SIZE >> 20} MiB: {url}")
         return answer.status, answer.headers, data
+
+    def _opened(self, request: urllib.request.Request) -> HTTPResponse:
+        try:
+            answer: HTTPResponse = self._opener.open(request, timeout=_SECONDS)
+        except urllib.error.HTTPError:
+            raise  # an answer, too
+        except urllib.error.URLError as error:
+            raise error.reason if isinstance(error.reason, OSError) else OSError(str(error.reason)) from None
+        return answer
 
     def _request(
         self,
