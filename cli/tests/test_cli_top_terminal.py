@@ -157,6 +157,29 @@ def test_log_is_followed_and_closed(serving: RecordedDaemon, screens: Any) -> No
     assert log.left.wait(30)
 
 
+@pytest.mark.parametrize("data", [b"line\n" * 10_000, "\u00e9".encode() * 25_000], ids=["lines", "no newline"])
+def test_endless_log_does_not_keep_the_view_from_reading_keys(serving: RecordedDaemon, screens: Any, data: bytes) -> None:
+    left = threading.Event()
+
+    def endless(connection: Any, request: Request) -> None:
+        connection.sendall(HEAD)
+        try:
+            while True:
+                connection.sendall(b"%x\r\n%b\r\n" % (len(data), data))
+        except OSError:
+            left.set()
+
+    serving.on("GET", f"/containers/{ID}/logs", endless)
+    terminal = screens()
+    terminal.run(top(serving.host))
+    terminal.see("healthy")
+    terminal.type("End", "l")
+    terminal.see("of 2000" if b"\n" in data else "\u00e9" * 80)
+    terminal.type("Escape")
+    terminal.see("MEM %")
+    assert left.wait(30)
+
+
 def test_inspect_shows_json(serving: RecordedDaemon, screens: Any) -> None:
     terminal = screens(width=100)
     terminal.run(top(serving.host))

@@ -127,7 +127,7 @@ def test_wide_characters_are_cut_at_the_width() -> None:
     assert cells.fit("日本語", 5) == "日本 " and cells.fit("ab", 4, right=True) == "  ab"
     assert cells.width("e\u0301") == 1
     assert cells.wrap("日本語ab", 4) == ["日本", "語ab"] and cells.wrap("", 4) == [""]
-    assert cells.wrap("日", 1) == ["日", ""]
+    assert cells.wrap("日", 1) == ["日"]
 
 
 # --- messages of the daemon

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import unicodedata
 
 __all__ = ["cut", "fit", "printable", "width", "wrap"]
@@ -18,6 +19,7 @@ def printable(text: str) -> str:
     return "".join(f"\\u{ord(char):04x}" if unicodedata.category(char) in _FORMAT else char for char in text)
 
 
+@functools.lru_cache(4096)
 def _cells(char: str) -> int:
     if unicodedata.combining(char) or unicodedata.category(char) in ("Mn", "Me"):
         return 0
@@ -51,9 +53,13 @@ def fit(text: str, cells: int, right: bool = False) -> str:
 def wrap(text: str, cells: int) -> list[str]:
     """Split a printable text into lines of at most `cells`; at least one line. As on a terminal, a line may end within a
     word, so that a long line can be copied."""
-    lines = []
-    while width(text) > cells:
-        part = cut(text, cells) or text[0]
-        lines.append(part)
-        text = text[len(part) :]
-    return [*lines, text]
+    if text.isascii():
+        return [text[at : at + cells] for at in range(0, len(text) or 1, cells)]
+    lines, start, used = [], 0, 0
+    for at, char in enumerate(text):
+        size = _cells(char)
+        if used + size > cells and at > start:
+            lines.append(text[start:at])
+            start, used = at, 0
+        used += size
+    return [*lines, text[start:]]

@@ -10,6 +10,7 @@ from __future__ import annotations
 import queue
 import threading
 import time
+from collections import deque
 from typing import NamedTuple
 
 from orlop_cli._errors import ApiError, CliError
@@ -21,7 +22,7 @@ from orlop_cli.values import jsontext
 
 TYPE_CHECKING = False  # like typing.TYPE_CHECKING, but without the time of importing typing
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
     from typing import Any
 
     from orlop_cli.daemon.client import Engine
@@ -33,6 +34,8 @@ __all__ = ["Actions", "Crashed", "Done", "Failed", "Listed", "Lost", "Poller", "
 INTERVAL = 2.0  # seconds between two rounds
 SECOND = 0.5  # seconds until the next round, if a container has only one sample, because rates need two
 TAIL = 500  # lines of a log at its first display
+WAITING = 2000  # lines that the view has not taken yet; as many as the view keeps
+LONGEST = 1024  # bytes of a line; a longer line is broken
 _PATHS = {"containers": "/containers/json", "images": "/images/json", "volumes": "/volumes", "networks": "/networks"}
 _OBJECTS = {"containers": "/containers/{}", "images": "/images/{}", "volumes": "/volumes/{}", "networks": "/networks/{}"}
 _PAST = {"stop": "stopped", "start": "started", "restart": "restarted", "pause": "paused", "unpause": "resumed"}
@@ -60,8 +63,11 @@ class Failed(NamedTuple):
 
 
 class TextLines(NamedTuple):
+    """Lines are added to the last message while the view has not taken them with `Reader.take`. Then a fast log neither
+    fills the memory nor keeps the view from reading keys."""
+
     token: int
-    lines: list[str]
+    lines: deque[str]
 
 
 class TextEnded(NamedTuple):
@@ -214,6 +220,23 @@ class Reader(_Thread):
         self._engine = engine
         self._current: Response | None = None
         self._token = 0
+        self._lock = threading.Lock()
+        self._untaken: TextLines | None = None  # the last message, if the view has not taken its lines
+
+    def take(self, message: TextLines) -> list[str]:
+        """The lines of a message; called by the view."""
+        with self._lock:
+            if self._untaken is message:
+                self._untaken = None
+            return list(message.lines)
+
+    def _add(self, token: int, lines: Iterable[str]) -> None:
+        with self._lock:
+            if self._untaken is not None and self._untaken.token == token:
+                self._untaken.lines.extend(lines)
+                return
+            self._untaken = TextLines(token, deque(lines, WAITING))
+            self.send(self._untaken)
 
     def open(self, wanted: Open, item: dict[str, Any] | None) -> None:
         """Request the content of a text. `item` is the object, as the list of its page contains it."""
@@ -234,7 +257,7 @@ class Reader(_Thread):
                 reason = "end of the log"
             else:
                 text = explained(engine, wanted) if wanted.what == "explain" else inspected(engine, wanted, item)
-                self.send(TextLines(wanted.token, [printable(line) for line in text.splitlines()]))
+                self._add(wanted.token, map(printable, text.splitlines()))
                 reason = ""
         except (CliError, OSError, ValueError) as error:
             reason = _words(error)
@@ -249,17 +272,35 @@ class Reader(_Thread):
         self._current = answer
         if self._token != wanted.token:
             _shut(answer)  # the user has closed the text before the answer came
-        self.send(TextLines(wanted.token, []))
+        self._add(wanted.token, ())
         demultiplexer, rest = Demultiplexer(), b""
         for chunk in answer.chunks():
             data = chunk
             if framed:
                 data = b"".join(bytes(piece) for _, pieces in demultiplexer.feed(chunk) for piece in pieces)
-            *lines, rest = (rest + data).split(b"\n")
+            lines, rest = _split(rest + data)
             if lines:
-                self.send(TextLines(wanted.token, [_line(line) for line in lines]))
+                self._add(wanted.token, map(_line, lines))
         if rest:
-            self.send(TextLines(wanted.token, [_line(rest)]))
+            self._add(wanted.token, [_line(rest)])
+
+
+def _split(data: bytes) -> tuple[list[bytes], bytes]:
+    """The complete lines, and the rest. Long lines are broken."""
+    *complete, rest = data.split(b"\n")
+    *more, rest = _pieces(rest)
+    return [piece for line in complete for piece in _pieces(line)] + more, rest
+
+
+def _pieces(line: bytes) -> list[bytes]:
+    at, found = 0, []
+    while len(line) - at > LONGEST:
+        end = at + LONGEST
+        while end > at + LONGEST - 3 and line[end] & 0xC0 == 0x80:
+            end -= 1  # not within a character of UTF-8
+        found.append(line[at:end])
+        at = end
+    return [*found, line[at:]]
 
 
 def _line(data: bytes) -> str:

@@ -155,7 +155,7 @@ class Screen:
                 self._state, effects = keys.press(self._state, key)
                 for effect in effects:
                     self._carry_out(effect)
-            while not self._messages.empty():
+            for _ in range(self._messages.qsize()):  # not the messages that arrive meanwhile: keys come first
                 self._apply(self._messages.get())
 
     def _drain(self) -> None:
@@ -222,7 +222,7 @@ class Screen:
         elif isinstance(message, fetch.Lost):
             self._state = model.lost(state, message.reason)
         elif isinstance(message, fetch.TextLines):
-            self._state = model.add_lines(state, message.token, message.lines)
+            self._state = model.add_lines(state, message.token, self._reader.take(message))
         elif isinstance(message, fetch.TextEnded):
             self._state = model.end_text(state, message.token, message.reason)
         elif isinstance(message, fetch.Crashed):
