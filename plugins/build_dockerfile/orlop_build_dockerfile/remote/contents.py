@@ -34,9 +34,9 @@ class _Unknown(Exception):
 
 
 def content_digest(root: int, wanted: Selector, *, sent: bool) -> str | None:
-    """The digest of a part of the tree below `root`. None if the path does not exist, for files with extended attributes or an
-    owner other than root, and if a copy of the part reads a file that BuildKit's digest does not cover. `sent`: a client has
-    sent the directory."""
+    """The digest of a part of the tree below `root`. None if the path does not exist, for files with extended attributes or
+    an owner other than root, and if a copy of the part reads a file that BuildKit's digest does not cover. `sent`: a client
+    has sent the directory."""
     try:
         return (
             _of_path(root, wanted.path, follow=wanted.follow, sent=sent)
