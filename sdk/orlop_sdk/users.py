@@ -15,7 +15,7 @@ import msgspec
 from orlop_sdk import InvalidParameter, linux
 from orlop_sdk.numbers import natural
 
-__all__ = ["Identity", "resolve"]
+__all__ = ["Identity", "identify", "read", "resolve"]
 
 _FILE_LIMIT = 4 << 20
 _ID_LIMIT = (1 << 31) - 1  # runc and Docker refuse ids past int32
@@ -28,7 +28,8 @@ class Identity(msgspec.Struct, frozen=True):
     home: str
 
 
-def _read(root: int, path: str) -> str:
+def read(root: int, path: str) -> str:
+    """The text of a regular file below the directory descriptor `root`; "" if there is none. Reads up to a limit."""
     try:
         fd = linux.open_in_root(root, path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY)
     except OSError:
@@ -67,7 +68,11 @@ def _id(text: str) -> int | None:
 def resolve(root: int, user: str, group_add: Sequence[str] = ()) -> Identity:
     """Resolve `user[:group]` (names or numbers) in the files below the directory descriptor `root`. A number is accepted
     without an entry in the files. Raises `InvalidParameter` for an unknown name."""
-    passwd, groups = _read(root, "/etc/passwd"), _read(root, "/etc/group")
+    return identify(read(root, "/etc/passwd"), read(root, "/etc/group"), user, group_add)
+
+
+def identify(passwd: str, groups: str, user: str, group_add: Sequence[str] = ()) -> Identity:
+    """Like `resolve`, with the texts of the two files."""
     name, _, group = user.partition(":")
     uid, gid, home, login = _user(passwd, name or "0", user)
     members: list[int] = []

@@ -159,6 +159,24 @@ def test_keys_in_other_case_are_checked_alike(engine_fixture: EngineFixture) -> 
     assert (status, "Privileged is not allowed" in answer["message"]) == (403, True)
 
 
+def test_dry_run_is_refused_like_the_create(engine_fixture: EngineFixture) -> None:
+    engine_fixture.engine.ok("network", "create", "closed")
+    for policy, body in (
+        ("ci", {"HostConfig": {"Privileged": True}}),
+        ("ci", {"HostConfig": {"Binds": ["/etc:/e"]}}),
+        ("web", {"Labels": {TEAM: "db"}}),
+        ("web", {"HostConfig": {"NetworkMode": "closed"}}),
+    ):
+        request = {"Image": BUSYBOX, **body}
+        refused = engine_fixture.api(policy, "POST", "/containers/create", request)
+        assert refused[0] == 403
+        assert engine_fixture.api(policy, "POST", "/orlop/containers/plan", request) == refused
+    assert engine_fixture.api("read", "POST", "/orlop/containers/plan", {"Image": BUSYBOX})[0] == 403
+    status, plan = engine_fixture.api("ci", "POST", "/orlop/containers/plan", {"Image": BUSYBOX, "Cmd": ["true"]})
+    assert (status, plan["Problems"]) == (200, [])
+    engine_fixture.engine.ok("network", "rm", "closed")
+
+
 def test_host_access_is_not_inherited_from_other_containers(engine_fixture: EngineFixture) -> None:
     engine_fixture.engine.ok("run", "-d", "--name", "manager", "-v", "/etc:/host:ro", "busybox", "sleep", "600")
     engine_fixture.engine.ok("run", "-d", "--name", "exporter", "--network", "host", "busybox", "sleep", "600")

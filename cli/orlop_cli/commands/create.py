@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from orlop_cli._command import command
+from orlop_cli._errors import Exit
+from orlop_cli.create import dry_run
 from orlop_cli.create.container import create as make
 from orlop_cli.create.options import create_options
 
@@ -24,4 +26,6 @@ if TYPE_CHECKING:
 )
 @create_options
 def create(session: Session, args: tuple[str, ...], **options: Any) -> None:
+    if dry_run.wanted(options):
+        raise Exit(1 if dry_run.show(session.engine, options, args[0], args[1:]) else 0)
     print(make(session.engine, options, args[0], args[1:]))

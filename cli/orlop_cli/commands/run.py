@@ -8,7 +8,7 @@ from orlop_cli._errors import ApiError, CliError, Exit
 from orlop_cli.attached.attachment import Attachment, Wiring, check_terminal, detach_bytes
 from orlop_cli.attached.control import control, resize_now
 from orlop_cli.attached.wait import Wait
-from orlop_cli.create import body
+from orlop_cli.create import body, dry_run
 from orlop_cli.create.container import create, start_code
 from orlop_cli.create.options import STREAMS, create_options
 
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
         "orlop run -d --name web -p 8080:80 nginx             a server in the background",
         "orlop run --rm -v $PWD:/src -w /src python:3 make    a tool that reads and writes the files of this directory",
         "orlop run --rm -m 256m --cpus 0.5 busybox sleep 60   with limits",
+        "orlop run --dry-run -p 8080:80 nginx                 mounts, limits, firewall elements, problems; makes nothing",
         "tar c . | orlop run --rm -i busybox tar t            in a pipeline",
         "",
         "Everything after IMAGE belongs to the container's command. The exit code is the container's;",
@@ -46,6 +47,8 @@ def run(
     session: Session, args: tuple[str, ...], detach: bool, detach_keys: str | None, sig_proxy: bool, **options: Any
 ) -> None:
     engine = session.engine
+    if dry_run.wanted(options):
+        raise Exit(125 if dry_run.show(engine, options, args[0], args[1:], detach) else 0)
     stdin, stdout, stderr = body.attached(options, detach)
     check_terminal(options["tty"], stdin)
     keys = _config.detach_keys(detach_keys)

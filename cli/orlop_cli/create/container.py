@@ -40,12 +40,7 @@ def _cidfile(path: str) -> AbstractContextManager[Callable[[bytes], object]]:
 
 
 def _create(engine: Engine, options: dict[str, Any], image: str, words: Sequence[str], detach: bool) -> str:
-    need = body.needed_version(options)
-    if need is not None:
-        engine.need(*need)
-    document = body.build(options, image, words, engine.version, detach)
-    _add_proxies(document, _config.proxy_environment(engine.address.text))
-    query = {"name": options["name"], "platform": options["platform"]}
+    query, document = request(engine, options, image, words, detach)
     if options["pull"] == "always":
         _fetch(engine, options, image)
     try:
@@ -66,6 +61,18 @@ def _create(engine: Engine, options: dict[str, Any], image: str, words: Sequence
     for warning in made.get("Warnings") or []:
         print(f"WARNING: {warning}", file=sys.stderr)
     return str(made["Id"])
+
+
+def request(
+    engine: Engine, options: dict[str, Any], image: str, words: Sequence[str], detach: bool
+) -> tuple[dict[str, str | int | list[str] | None], dict[str, Any]]:
+    """The query and the body of the create request."""
+    need = body.needed_version(options)
+    if need is not None:
+        engine.need(*need)
+    document = body.build(options, image, words, engine.version, detach)
+    _add_proxies(document, _config.proxy_environment(engine.address.text))
+    return {"name": options["name"], "platform": options["platform"]}, document
 
 
 def _add_proxies(document: dict[str, Any], proxies: dict[str, str]) -> None:

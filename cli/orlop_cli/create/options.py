@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 STREAMS, NAMES, FILES = "Streams and process", "Identity and environment", "Storage"
 NET, LIMITS, HEALTH, SECURITY, LOGS = "Network", "Resources", "Health check", "Security and namespaces", "Logging"
+DRY = "Dry run"
 
 
 def _text(*names: str, section: str, help: str, **kwargs: Any) -> Decorator:
@@ -55,6 +56,11 @@ _IDENTITY: list[Decorator] = [
     _text("--platform", section=NAMES, envvar="DOCKER_DEFAULT_PLATFORM", help="Platform if the image has several (os/arch)"),
     _text("--pull", section=NAMES, default="missing", metavar="always|missing|never", help="Pull image before creating"),
     flag("-q", "--quiet", section=NAMES, help="Suppress the pull output"),
+]
+
+_DRY: list[Decorator] = [
+    flag("--dry-run", section=DRY, help="Show what would be made, and make nothing"),
+    _text("--format", "form", section=DRY, help="Format of --dry-run: 'json' includes the OCI spec (default: text)"),
 ]
 
 _FILES: list[Decorator] = [
@@ -166,6 +172,6 @@ _LOGS: list[Decorator] = [
 
 def create_options(function: Function) -> Function:
     """Add all these flags to a command."""
-    for add in reversed([*_PROCESS, *_IDENTITY, *_FILES, *_NET, *_LIMITS, *_HEALTH, *_SECURITY, *_LOGS, *_IGNORED]):
+    for add in reversed([*_PROCESS, *_IDENTITY, *_FILES, *_NET, *_LIMITS, *_HEALTH, *_SECURITY, *_LOGS, *_DRY, *_IGNORED]):
         function = add(function)
     return function

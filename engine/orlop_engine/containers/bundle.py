@@ -1,13 +1,15 @@
 """The OCI bundle of a container: gather the inputs of its spec, and write config.json for the runtime.
 
 The inputs include users from the container's root, namespaces of other containers, and programs and profiles of the host.
-`engine.spec` builds the document from the results.
+`engine.spec` builds the document from the results. `write` is for a start, and needs the container's monitor. `compose`
+needs no monitor and writes nothing, so that `dry_run` can show the spec of a container that does not exist.
 """
 
 from __future__ import annotations
 
 import os
-from dataclasses import replace
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from typing import Any
 
 import msgspec
@@ -31,10 +33,25 @@ from .ports import Ports
 from .record import ContainerRecord
 from .runtime import cgroup_path
 
-__all__ = ["bounding_set", "process_input", "resolve_user", "write"]
+__all__ = ["StartInput", "bounding_set", "compose", "process_input", "resolve_user", "write"]
 
 _encode = msgspec.json.Encoder().encode
 _READ_ONLY = ("ro", "nosuid", "nodev", "noexec")  # BuildKit's options
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StartInput:
+    """The inputs of a spec that a start finds out. `network` is "new", "" for the host's network, or the path of another
+    container's network namespace. `new_network` and `user_namespace` are the paths of the monitor's namespaces. `files` are
+    the binds of resolv.conf, hostname and hosts. `mounts` and `shm`: see `mount_plan.MountPlan`."""
+
+    identity: users.Identity
+    network: str
+    new_network: str
+    user_namespace: str
+    files: Mapping[str, str]
+    mounts: list[dict[str, Any]]
+    shm: str
 
 
 async def write(
@@ -47,14 +64,35 @@ async def write(
 ) -> None:
     record = container.record
     identity = resolve_user(ports.paths, container, monitor, record.config.user, record.host_config.group_add or ())
-    names = _namespaces(ports.index, container, monitor, network)
-    ids = user_namespaces.ids_of(ports.ids, record.host_config)
     files = netfiles.write(ports, container, network)
-    bounding = bounding_set(record.host_config)
-    asked = security.parse(record.host_config.security_opt or ())
     with container.publish() as draft:  # the start commits this change
         draft.no_new_privileges = _no_new_privileges(ports.config, record.host_config)
-    record = container.record
+    spec = compose(
+        ports,
+        container,
+        StartInput(
+            identity=identity,
+            network=network,
+            new_network=monitor.netns_path,
+            user_namespace=monitor.userns_path,
+            files=files,
+            mounts=user_mounts,
+            shm=shm,
+        ),
+    )
+    path = f"{ports.paths.run_dir(record.id)}/config.json"
+    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    with open(fd, "wb") as file:
+        file.write(_encode(spec))
+
+
+def compose(ports: Ports, container: Container, given: StartInput) -> dict[str, Any]:
+    """The OCI spec. Changes nothing. Raises `OrlopError` for options that the host or the daemon does not support."""
+    record, network, identity = container.record, given.network, given.identity
+    names = _namespaces(ports.index, record.host_config, given)
+    ids = user_namespaces.ids_of(ports.ids, record.host_config)
+    bounding = bounding_set(record.host_config)
+    asked = security.parse(record.host_config.security_opt or ())
     linked = links.environment(ports.index, ports.networks, record)
     init = _init_binary(ports.config, record.host_config)
     args = ["/sbin/docker-init", "--", *record.args] if init else record.args
@@ -70,23 +108,20 @@ async def write(
             domainname=record.config.domainname,
             namespaces=names,
             cgroup_path=cgroup_path(ports.config, record.id, record.host_config),
-            mounts=user_mounts,
-            files=files,
+            mounts=given.mounts,
+            files=given.files,
             file_options=_READ_ONLY if container.unlisted and not container.unlisted.editable_files else (),
             seccomp=_seccomp(ports.config, record.host_config, asked.seccomp, bounding),
             facts=facts(),
             annotations=record.host_config.annotations or {},
             init_binary=init,
-            shm=shm,
+            shm=given.shm,
             writable_cgroups=asked.writable_cgroups,
             sysctls=_sysctls(record.host_config, network, names, ids),
         )
     )
     devices.inject(spec, record.host_config.device_requests or (), ports.config.cdi_directories)
-    path = f"{ports.paths.run_dir(record.id)}/config.json"
-    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-    with open(fd, "wb") as file:
-        file.write(_encode(spec))
+    return spec
 
 
 def resolve_user(
@@ -175,11 +210,10 @@ def _init_binary(config: Config, host: HostConfig) -> str:
     raise InvalidParameter(f"cannot use --init: {no_init(config.init_path)}")
 
 
-def _namespaces(index: ContainerIndex, container: Container, monitor: MonitorClient, network: str) -> dict[str, str]:
-    host = container.record.host_config
+def _namespaces(index: ContainerIndex, host: HostConfig, given: StartInput) -> dict[str, str]:
     out = {"mount": ""}
-    if network:
-        out["network"] = monitor.netns_path if network == "new" else network
+    if given.network:
+        out["network"] = given.new_network if given.network == "new" else given.network
     for kind, mode in (("uts", host.uts_mode), ("pid", host.pid_mode), ("ipc", host.ipc_mode)):
         if mode == "host":
             continue
@@ -187,8 +221,8 @@ def _namespaces(index: ContainerIndex, container: Container, monitor: MonitorCli
         out[kind] = index.namespace_of(joined, kind) if joined != mode else ""
     if host.cgroupns_mode == "private":
         out["cgroup"] = ""
-    if monitor.userns_path:
-        out["user"] = monitor.userns_path
+    if given.user_namespace:
+        out["user"] = given.user_namespace
     return out
 
 

@@ -27,6 +27,7 @@ from orlop_engine.images.records import Image
 from orlop_engine.networks.ports import wanted_ports
 from orlop_engine.spec.host import facts
 from orlop_engine.types.containers import ContainerConfig, CreateRequest, EndpointSettings, HostConfig
+from orlop_engine.types.images import ImageConfig
 from orlop_engine.unpacking import make_directory
 from orlop_engine.volumes.record import VolumeCheck
 from orlop_kernel.store import Put
@@ -41,7 +42,7 @@ from .ports import Ports
 from .record import ContainerRecord, ImageManifest, MountRecord, encode
 from .services import Images, Networks
 
-__all__ = ["Created", "create"]
+__all__ = ["Created", "Settled", "choose_image", "create", "inherited", "new_record", "settle", "with_image"]
 
 log = logging.getLogger("orlop.containers")
 
@@ -52,10 +53,9 @@ class Created:
     warnings: list[str]
 
 
-class _Wanted(NamedTuple):
+class Settled(NamedTuple):
     """A validated request, merged with image and daemon defaults."""
 
-    image: Image
     config: ContainerConfig
     args: list[str]
     host: HostConfig
@@ -79,7 +79,7 @@ def _joined(index: ContainerIndex, host: HostConfig) -> None:
                 raise InvalidParameter(str(error)) from None
 
 
-def _inherited(index: ContainerIndex, host: HostConfig) -> list[MountRecord]:
+def inherited(index: ContainerIndex, host: HostConfig) -> list[MountRecord]:
     found: list[MountRecord] = []
     for text in host.volumes_from or ():
         name, _, mode = text.partition(":")
@@ -97,7 +97,7 @@ def _inherited(index: ContainerIndex, host: HostConfig) -> list[MountRecord]:
     return found
 
 
-def _with_image(images: Images, mount: MountRecord) -> MountRecord:
+def with_image(images: Images, mount: MountRecord) -> MountRecord:
     if mount.type != "image":
         return mount
     try:
@@ -147,16 +147,21 @@ def _endpoints(networks: Networks, request: CreateRequest, host: HostConfig) -> 
     return found
 
 
-def _wanted(
-    ports: Ports, container_id: str, platform: str, request: CreateRequest, images: ImagePolicy, newest: bool
-) -> _Wanted:
+def choose_image(
+    images: Images, platform: str, request: CreateRequest, policy: ImagePolicy, newest: bool
+) -> tuple[Image, list[str]]:
+    """The image of the request, and warnings. Raises an error if the client may not use the image."""
+    entry_limits.check(request, request.host_config or HostConfig())
+    image, warnings = _image(images, request, platform, newest)
+    if not policy.may_use(image):
+        raise policy.denied(f"image {request.image}")
+    return image, warnings
+
+
+def settle(ports: Ports, container_id: str, request: CreateRequest, image: ImageConfig, warnings: list[str]) -> Settled:
     """Merge and validate the request. Does not access paths of the host."""
     given = request.host_config or HostConfig()
-    entry_limits.check(request, given)
-    image, warnings = _image(ports.images, request, platform, newest)
-    if not images.may_use(image):
-        raise images.denied(f"image {request.image}")
-    config = merge_config(request, image.config, container_id)
+    config = merge_config(request, image, container_id)
     args = [*(config.entrypoint or ()), *(config.cmd or ())]
     if not args:
         raise InvalidParameter("no command specified")
@@ -172,7 +177,37 @@ def _wanted(
     endpoints = _endpoints(ports.networks, request, host)
     _check_networks(ports.networks, host, endpoints)
     wanted_ports(request.exposed_ports or (), host.port_bindings or {}, host.publish_all_ports)
-    return _Wanted(image, config, args, host, endpoints, warnings)
+    return Settled(config, args, host, endpoints, warnings)
+
+
+def new_record(
+    ports: Ports,
+    container_id: str,
+    name: str,
+    settled: Settled,
+    request: CreateRequest,
+    image: ImageConfig,
+    image_id: str,
+    mounts: tuple[MountRecord, ...],
+) -> ContainerRecord:
+    """The record of a container that does not exist yet."""
+    record = ContainerRecord(
+        id=container_id,
+        name=name,
+        created_ns=time.time_ns(),
+        args=settled.args,
+        config=settled.config,
+        host_config=settled.host,
+        image_id=image_id,
+        storage_driver=ports.storage_name,
+        endpoints=settled.endpoints,
+        endpoints_complete=True,
+        mounts=mounts,
+        image_labels=labels.of_image_alone(request, image),
+        monitor_pid=0,
+    )
+    labels.shed(record, labels.deciding(ports.config))
+    return record
 
 
 async def create(
@@ -191,13 +226,17 @@ async def create(
     `vet` may refuse volumes, and `images` may refuse the image. `flat_readonly`: see `mount_spec.plan`; `newest`: see
     `resolve` of the image service."""
     container_id = names.new_id()
-    image, config, args, host, endpoints, warnings = _wanted(ports, container_id, platform, request, images, newest)
+    image, warnings = choose_image(ports.images, platform, request, images, newest)
+    settled = settle(ports, container_id, request, image.config, warnings)
+    host = settled.host
     runtime = await ports.drivers.runtime(host.runtime)
     log_driver = await ports.drivers.log(host.log_config.type)
     await asked(log_driver.validate, host.log_config.config or {})
-    plan = partial(mount_spec.plan, host, config.volumes or (), _inherited(ports.index, host), flat_readonly=flat_readonly)
+    plan = partial(
+        mount_spec.plan, host, settled.config.volumes or (), inherited(ports.index, host), flat_readonly=flat_readonly
+    )
     planned = await volumes.patiently(plan) if host.mounts else plan()
-    planned = tuple(_with_image(ports.images, mount) for mount in planned)
+    planned = tuple(with_image(ports.images, mount) for mount in planned)
     manifest = await _manifest(ports.images, image)
     bare = names.check(name) if name else ""
     named = [mount.name for mount in planned if mount.type == "volume"]
@@ -207,25 +246,10 @@ async def create(
         await ports.store.commit(intents)
     try:
         with ports.index.reserve_name(bare, container_id) as chosen, ports.volumes.hold(named):
-            draft = ContainerRecord(
-                id=container_id,
-                name=chosen,
-                created_ns=time.time_ns(),
-                args=args,
-                config=config,
-                host_config=host,
-                image_id=image.id,
-                storage_driver=ports.storage_name,
-                endpoints=endpoints,
-                endpoints_complete=True,
-                mounts=planned,
-                image_labels=labels.of_image_alone(request, image.config),
-                monitor_pid=0,
-                emulated=str(image.platform) if platform and is_foreign(image.platform) else UNSET,
-                image_manifest=manifest,
-                made_with={"log": origin(log_driver), "runtime": origin(runtime)},
-            )
-            labels.shed(draft, labels.deciding(ports.config))
+            draft = new_record(ports, container_id, chosen, settled, request, image.config, image.id, planned)
+            draft.emulated = str(image.platform) if platform and is_foreign(image.platform) else UNSET
+            draft.image_manifest = manifest
+            draft.made_with = {"log": origin(log_driver), "runtime": origin(runtime)}
             try:
                 draft.mounts = await _ensure_volumes(ports, planned, host, made, volume_labels, vet)
                 await _prepare(ports, draft, image)
@@ -240,7 +264,7 @@ async def create(
         await volumes.clear_intent(ports.store, cleared)
         raise
     ports.events.publish(container, "create")
-    return Created(container, warnings)
+    return Created(container, settled.warnings)
 
 
 async def _ensure_volumes(

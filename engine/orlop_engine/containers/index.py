@@ -91,17 +91,21 @@ class ContainerIndex:
         """Reserve a name for a container that is being created or renamed: the name `wanted`, or a generated name if
         `wanted` is "". If the `with` block fails, the name is free again."""
         name = wanted or names.generate(self.names, container_id)
-        if holder := self.names.get(name):
-            raise Conflict(
-                f'Conflict. The container name "/{name}" is already in use by container "{holder}". You have to remove (or '
-                "rename) that container to be able to reuse that name."
-            )
+        self.check_free(name)
         self.names[name] = container_id
         try:
             yield name
         except BaseException:
             del self.names[name]
             raise
+
+    def check_free(self, name: str) -> None:
+        """Raise `Conflict`, with Docker's message, if a container has or gets this name."""
+        if holder := self.names.get(name):
+            raise Conflict(
+                f'Conflict. The container name "/{name}" is already in use by container "{holder}". You have to remove (or '
+                "rename) that container to be able to reuse that name."
+            )
 
     # --- summaries --------------------------------------------------------------------------------------------------
 

@@ -53,7 +53,7 @@ from .monitor_events import on_event, on_resumed
 from .ports import Ports
 from .runtime import task
 
-__all__ = ["begin", "launch", "task"]
+__all__ = ["begin", "launch", "network_namespace", "share_names", "task"]
 
 log = logging.getLogger("orlop.containers")
 
@@ -77,8 +77,8 @@ async def launch(ports: Ports, container: Container, image: str = "") -> Run:
             command = await asked(restoring.restore, task(ports.paths, container), image, work)
         # Look up other containers first, so that a missing container is reported before a resource is created.
         user_namespaces.check(ports.ids, record.host_config)
-        network = _network_namespace(ports, record.host_config)
-        _share_names(ports.index, container)
+        network = network_namespace(ports, record.host_config)
+        share_names(ports.index, container)
         inside = await mount_plan.mounted(ports, container, runtime)
         await apparmor_profile.ensure_profile(record.host_config)
         wanted = _wanted(ports, container, runtime, network, inside)
@@ -136,7 +136,7 @@ async def _explain(runtime: Runtime, error: StartFailed) -> str:
     return f"failed to create task for container: {failed.message}"
 
 
-def _network_namespace(ports: Ports, host: HostConfig) -> str:
+def network_namespace(ports: Ports, host: HostConfig) -> str:
     """The network namespace to use: "new" for a new one, "" for the host's, or the path of another container's network
     namespace."""
     kind = ports.networks.sandbox_kind(host.network_mode)
@@ -145,7 +145,7 @@ def _network_namespace(ports: Ports, host: HostConfig) -> str:
     return "" if kind == defaults.HOST_NETWORK else "new"
 
 
-def _share_names(index: ContainerIndex, container: Container) -> None:
+def share_names(index: ContainerIndex, container: Container) -> None:
     """If the container shares the network of another container, it also gets the host name of that container, because the
     two containers share /etc/hosts. Docker does the same."""
     mode = container.record.host_config.network_mode
@@ -170,7 +170,7 @@ async def begin(ports: Ports, container: Container) -> None:
         return  # the start will fail with the same error, and report it
     if container.run is not None or container.record.removing:
         return  # another client has started the container, or is removing it
-    network = _network_namespace(ports, record.host_config)
+    network = network_namespace(ports, record.host_config)
     prepared_sandbox.begin(ports, container, _wanted(ports, container, runtime, network, inside), runtime)
 
 

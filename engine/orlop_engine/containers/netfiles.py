@@ -18,7 +18,7 @@ from .paths import ContainerPaths
 from .ports import Ports
 from .services import Networks
 
-__all__ = ["answer_names", "refresh", "write"]
+__all__ = ["answer_names", "binds", "check_gateway", "refresh", "write"]
 
 NAMES = ("resolv.conf", "hostname", "hosts")
 _STEP_NAMES = ("resolv.conf", "hosts")  # a build step keeps the file `hostname` of its layer
@@ -31,7 +31,7 @@ def _texts(ports: Ports, container: Container, sandbox: Sandbox | None) -> dict[
     return files.for_container(ports.config, record.config, record.host_config, sandbox, linked, gateways)
 
 
-def _check_gateway(networks: Networks, extra_hosts: Iterable[str]) -> None:
+def check_gateway(networks: Networks, extra_hosts: Iterable[str]) -> None:
     if any(entry.endswith(files.HOST_GATEWAY) for entry in extra_hosts) and not networks.host_gateways():
         raise DriverError("unable to derive the IP value for host-gateway")
 
@@ -40,11 +40,9 @@ def write(ports: Ports, container: Container, network: str) -> dict[str, str]:
     """Write the files for a start, and return the binds (destination: source). A container that shares the network of
     another container gets the files of that container. Raises `DriverError` when host-gateway has no address."""
     record = container.record
-    directory = _directory(ports.paths, container)
-    if network not in ("", "new"):
-        directory = ports.paths.directory(ports.index.get(record.host_config.network_mode.removeprefix("container:")).id)
-    else:
-        _check_gateway(ports.networks, record.host_config.extra_hosts or ())
+    if network in ("", "new"):
+        directory = _directory(ports.paths, container)
+        check_gateway(ports.networks, record.host_config.extra_hosts or ())
         ids = user_namespaces.ids_of(ports.ids, record.host_config)
         owner = ids.root if ids else (os.geteuid(), os.getegid())  # the container's root user may edit the files
         for name, text in _texts(ports, container, record.sandbox).items():
@@ -53,6 +51,15 @@ def write(ports: Ports, container: Container, network: str) -> dict[str, str]:
                 file.write(text.encode())
             os.chmod(path, 0o644)
             os.chown(path, *owner)
+    return binds(ports, container, network)
+
+
+def binds(ports: Ports, container: Container, network: str) -> dict[str, str]:
+    """The binds of the files (destination: source). The files need not exist."""
+    directory = _directory(ports.paths, container)
+    if network not in ("", "new"):
+        mode = container.record.host_config.network_mode
+        directory = ports.paths.directory(ports.index.get(mode.removeprefix("container:")).id)
     return {target: f"{directory}/{os.path.basename(target)}" for target in targets(container)}
 
 

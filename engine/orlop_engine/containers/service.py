@@ -4,6 +4,7 @@ this package with the `Ports`."""
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING
 
 from orlop_engine.futures import Future
 from orlop_engine.images.policy import UNRESTRICTED, ImagePolicy
@@ -33,6 +34,9 @@ from . import (
 from .container import Container
 from .log_info import log_info
 from .ports import Ports
+
+if TYPE_CHECKING:
+    from . import dry_run
 
 __all__ = ["Containers"]
 
@@ -74,6 +78,24 @@ class Containers:
             )
         await launch.begin(self.ports, created.container)
         return created
+
+    async def plan(
+        self,
+        name: str,
+        platform: str,
+        request: CreateRequest,
+        vet: VolumeCheck | None = None,
+        *,
+        images: ImagePolicy = UNRESTRICTED,
+        flat_readonly: bool = False,
+        newest: bool = False,
+    ) -> dry_run.Plan:
+        """What `create` and `start` would make: see `dry_run.plan`."""
+        from . import dry_run  # imported here, because the daemon's start does not need it
+
+        return await dry_run.plan(
+            self.ports, name, platform, request, vet, images=images, flat_readonly=flat_readonly, newest=newest
+        )
 
     async def start(self, container: Container, checkpoint: str = "", directory: str = "") -> None:
         await lifecycle.start(self.ports, container, checkpoint, directory)

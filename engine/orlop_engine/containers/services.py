@@ -32,6 +32,7 @@ from .exec_state import ExecState
 
 if TYPE_CHECKING:
     from orlop_engine.images.manifests import Descriptor
+    from orlop_engine.networks.preview import Preview
 
 __all__ = ["Drivers", "Execs", "Images", "KnownNetworks", "Networks", "Volumes"]
 
@@ -103,6 +104,9 @@ class _Sandboxes(Protocol):
         publish_all: bool,
         links: Sequence[LinkedPort] = (),
     ) -> Plan: ...
+    async def preview(
+        self, network_mode: str, endpoints: Mapping[str, EndpointSettings], wanted: Sequence[Wanted]
+    ) -> Preview: ...
     async def attach(self, plan: Plan, netns_path: str) -> Sandbox: ...
     async def abandon(self, plan: Plan) -> None: ...
     async def release(self, sandbox: Sandbox) -> None: ...

@@ -11,7 +11,7 @@ import logging
 import socket
 from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import msgspec
 import trio
@@ -36,6 +36,9 @@ from . import planning
 from .ports import Bound, PortAllocator, PortBindings, Wanted, wanted_ports
 from .records import AttachedEndpoint, NetworkRecord, Plan, PlannedEndpoint, Sandbox
 from .state import Network, mac_for, new_id, reported_addresses
+
+if TYPE_CHECKING:
+    from .preview import Preview
 
 __all__ = ["Attachments", "Listeners"]
 
@@ -100,6 +103,32 @@ class Attachments:
             raise
         return plan
 
+    async def preview(self, requests: Sequence[planning.Request], wanted: Sequence[Wanted], *, missing: bool) -> Preview:
+        """What `plan` would reserve, except addresses. Reserves nothing. `missing`: a network of the container does not
+        exist. Then the ports are checked even if no known network publishes them."""
+        from .preview import Preview, PreviewedNetwork, sentence  # imported here, because only dry runs need it
+
+        found = Preview()
+        gateway = planning.choose_gateway(requests)
+        names = planning.interface_names(requests)
+        for request, ifname in zip(requests, names, strict=True):
+            record = request.record
+            found.networks.append(PreviewedNetwork.of(record, ifname, default_route=request is gateway))
+            if (network := self._networks.get(record.id)) and network.fault:
+                found.problems.append(f"{_FAILED}{network.fault}")
+            try:
+                driver = await self._drivers(record.driver)
+            except OrlopError as error:
+                found.problems.append(str(error))
+                continue
+            if request is gateway and wanted and driver.capabilities.publishes:
+                ports, failures = self._ports.probe(wanted, record.options.get(_BINDING, ""), _routed(record.options))
+                found.ports += [sentence(port, record, iptables=self._iptables) for port in ports]
+                found.problems += [f"{_FAILED}{failure}" for failure in failures]
+        if missing and gateway is None:
+            found.problems += [f"{_FAILED}{failure}" for failure in self._ports.probe(wanted)[1]]
+        return found
+
     def _plan_endpoint(
         self,
         plan: Plan,
@@ -141,8 +170,7 @@ class Attachments:
         self, plan: Plan, planned: PlannedEndpoint, wanted: Sequence[Wanted], options: Mapping[str, str]
     ) -> list[Bound]:
         try:
-            routed = [version for version in (4, 6) if options.get(f"{_GATEWAY_MODE}{version}") == "routed"]
-            bound = await self._ports.allocate(wanted, options.get(_BINDING, ""), routed)
+            bound = await self._ports.allocate(wanted, options.get(_BINDING, ""), _routed(options))
         except OrlopError as error:
             raise DriverError(
                 f"{_FAILED}driver failed programming external connectivity on endpoint "
@@ -440,6 +468,10 @@ class Attachments:
             for attached in sandbox.endpoints
         ]
         return msgspec.structs.replace(sandbox, container_name=name, endpoints=tuple(endpoints))
+
+
+def _routed(options: Mapping[str, str]) -> list[int]:
+    return [version for version in (4, 6) if options.get(f"{_GATEWAY_MODE}{version}") == "routed"]
 
 
 def _forward(port: PublishedPort, addresses: Sequence[Address]) -> Forward:

@@ -166,8 +166,8 @@ def _shown(address: str) -> str:
     return f"[{address}]" if ":" in address else address
 
 
-def _open(protocol: str, address: str, port: int) -> socket.socket | None:
-    """Bind a socket; for TCP, also listen. Raises OSError."""
+def _open(protocol: str, address: str, port: int, *, listen: bool = True) -> socket.socket | None:
+    """Bind a socket; for TCP, also listen if `listen` is true. Raises OSError."""
     if protocol == "sctp":
         return None
     family = socket.AF_INET6 if ":" in address else socket.AF_INET
@@ -181,7 +181,7 @@ def _open(protocol: str, address: str, port: int) -> socket.socket | None:
             # two sockets on one port.
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         sock.bind((address, port))
-        if protocol == "tcp":
+        if protocol == "tcp" and listen:
             sock.listen(_BACKLOG)
     except BaseException:
         sock.close()
@@ -215,6 +215,31 @@ class PortAllocator:
         self._default_ip = default_ip
         self._taken: dict[tuple[str, int], list[ipaddress.IPv4Address | ipaddress.IPv6Address]] = {}
         self._last = 0
+        self._listen = True
+
+    def probe(
+        self, wanted: Sequence[Wanted], default_ip: str = "", routed: Collection[int] = ()
+    ) -> tuple[list[PublishedPort], list[str]]:
+        """The ports that `allocate` would take now, and the messages about ports that it cannot take. An ephemeral port has
+        the `host_port` 0. Takes no port: sockets are bound to the fixed ports, but do not listen, and are closed again
+        before another task runs."""
+        trial = PortAllocator(self._default_ip)
+        trial._taken, trial._listen = {key: [*held] for key, held in self._taken.items()}, False
+        found: list[Bound] = []
+        failures = []
+        try:
+            for want in wanted:
+                addresses = self._addresses(want.host_ip, default_ip)
+                direct = [each for each in addresses if not want.low or (6 if ":" in each else 4) in routed]
+                found += [Bound(PublishedPort(want.protocol, each, 0, want.container_port), None) for each in direct]
+                if addresses := [each for each in addresses if each not in direct]:
+                    try:
+                        found += trial._allocate_one(want, addresses, None)
+                    except DriverError as error:
+                        failures.append(str(error))
+        finally:
+            close_sockets(found)
+        return [each.port for each in found], failures
 
     async def allocate(self, wanted: Sequence[Wanted], default_ip: str = "", routed: Collection[int] = ()) -> list[Bound]:
         """Take all ports or none. Raises `DriverError` with Docker's message. `default_ip` is the network's default
@@ -265,7 +290,7 @@ class PortAllocator:
             for address in addresses:
                 self._check(want.protocol, address, port)
                 try:
-                    sock = _open(want.protocol, address, port)
+                    sock = _open(want.protocol, address, port, listen=self._listen)
                 except OSError as error:
                     # IPv6 is disabled on this host, so the IPv4 binding is enough.
                     if address == "::" and len(addresses) == 2 and error.errno in (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT):

@@ -14,6 +14,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING
 
 import msgspec
 import trio
@@ -43,6 +44,9 @@ from .ports import PortBindings, Wanted
 from .predefined import PREDEFINED, predefined_records
 from .records import AttachedEndpoint, NetworkRecord, Plan, Sandbox, SubnetRecord, decode, encode
 from .state import Network, new_id
+
+if TYPE_CHECKING:
+    from .preview import Preview
 
 __all__ = ["Networks", "Plan", "Sandbox"]
 
@@ -407,6 +411,23 @@ class Networks:
         """Called at create: refuse requests that can never be started, with the same errors as `plan`."""
         if not network_mode.startswith("container:"):
             planning.interface_names(self._requests(network_mode, endpoints))
+
+    async def preview(
+        self, network_mode: str, endpoints: Mapping[str, EndpointSettings], wanted: Sequence[Wanted]
+    ) -> Preview:
+        """The networks and published ports of a container that is not created, and all problems that its start would have
+        now. Reserves nothing."""
+        from .preview import Preview  # imported here, because only dry runs need it
+
+        missing = [name for name in self._available(endpoints) if self.known(name) is None]
+        problems = [f"network {name} not found" for name in missing]
+        try:
+            requests = self._requests(network_mode, {key: each for key, each in endpoints.items() if key not in missing})
+        except OrlopError as error:
+            return Preview(problems=[*problems, str(error)])
+        found = await self._attachments.preview(requests, wanted, missing=bool(missing))
+        found.problems[:0] = problems
+        return found
 
     async def plan(
         self,

@@ -186,7 +186,7 @@ def test_number_of_ports_is_limited() -> None:
 
 def test_many_ports_do_not_block_the_event_loop(monkeypatch: pytest.MonkeyPatch) -> None:
     """The allocation also takes linear time: the ports in use are read once, not for each port."""
-    monkeypatch.setattr(ports_module, "_open", lambda *_: None)
+    monkeypatch.setattr(ports_module, "_open", lambda *_, **__: None)
     turns = 0
 
     async def others() -> None:

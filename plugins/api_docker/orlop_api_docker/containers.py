@@ -75,12 +75,32 @@ class _Routes:
     def _of(self, call: Call) -> Container:
         return self.containers.get(call.params["id"])
 
-    async def create(self, call: Call) -> Answer:
+    def _settle(self, call: Call, request: CreateRequest) -> list[str]:
+        """Apply the rules of the client's API version to the body of a create. Returns warnings."""
         from orlop_engine.spec.host import facts
 
-        request = await call.json(CreateRequest, required=True)
         older_versions.settle_create(request, call.version, facts().cgroup_version)
-        warnings = [*container_mac.settle(request, call.version), *older_versions.create_warnings(request, call.version)]
+        return [*container_mac.settle(request, call.version), *older_versions.create_warnings(request, call.version)]
+
+    async def plan(self, call: Call) -> Answer:
+        """What a create with this body, and a start, would make. This route is not part of Docker's API."""
+        request = await call.json(CreateRequest, required=True)
+        warnings = self._settle(call, request)
+        planned = await self.containers.plan(
+            call.arg("name"),
+            call.arg("platform") if call.version >= (1, 41) else "",
+            request,
+            restrictions(call).check_volume,
+            images=restrictions(call).images,
+            flat_readonly=older_versions.flat_read_only(call.version),
+            newest=call.version < SEVERAL_PLATFORMS,
+        )
+        planned.warnings += warnings
+        return json_response(planned)
+
+    async def create(self, call: Call) -> Answer:
+        request = await call.json(CreateRequest, required=True)
+        warnings = self._settle(call, request)
         create = partial(
             self.containers.create,
             call.arg("name"),
@@ -311,6 +331,7 @@ def routes(engine: Engine, views: ContainerViews | None = None) -> list[Route]:
     own = _Routes(engine, views or ContainerViews(engine))
     return [
         Route("POST", "/containers/create", own.create),
+        Route("POST", "/orlop/containers/plan", own.plan),
         Route("GET", "/containers/json", own.list),
         Route("POST", "/containers/prune", own.prune, (1, 25)),
         Route("GET", "/containers/{id}/json", own.inspect),

@@ -151,7 +151,7 @@ class Guard:
 
     async def _host_requests(self, policy: ListenerPolicy, call: Call) -> list[str]:
         """The accesses to the host that the body requests."""
-        if call.pattern == "/containers/create":
+        if call.pattern in ("/containers/create", "/orlop/containers/plan"):
             request = await call.json(CreateRequest)
             host = request.host_config or HostConfig()
             others = inherited_access.of_others(self._engine.containers.index, host)

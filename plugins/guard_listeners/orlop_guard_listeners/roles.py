@@ -140,6 +140,7 @@ ROUTES: dict[str, Rule] = {
     "HEAD /containers/{id}/archive": Rule(_C, _S.CONTAINER, _H.FILES),
     "PUT /containers/{id}/archive": Rule(_F, _S.CONTAINER, _H.INSIDE),
     "POST /containers/create": Rule(_C, _S.CREATE, _H.BODY),
+    "POST /orlop/containers/plan": Rule(_C, _S.CREATE, _H.BODY),
     "POST /containers/prune": Rule(_C, _S.FILTER, _H.NOTHING),
     "POST /containers/{id}/start": Rule(_C, _S.CONTAINER, _H.AS_MADE),
     "POST /containers/{id}/stop": Rule(_C, _S.CONTAINER, _H.NOTHING),

@@ -174,6 +174,7 @@ def test_routes_that_reach_the_host_have_a_host_rule() -> None:
     }
     assert {route for route, rule in ROUTES.items() if rule.host is Host.BODY} == {
         "POST /containers/create",
+        "POST /orlop/containers/plan",
         "POST /containers/{id}/update",
         "POST /volumes/create",
         "POST /networks/create",
@@ -193,6 +194,10 @@ def test_only_role_full_shares_processes_with_a_container(field: str) -> None:
 
 BODIES = {
     "POST /containers/create": {"Image": "x", "HostConfig": {"BlkioDeviceReadBps": [{"Path": "/etc/shadow", "Rate": 1}]}},
+    "POST /orlop/containers/plan": {
+        "Image": "x",
+        "HostConfig": {"BlkioDeviceReadBps": [{"Path": "/etc/shadow", "Rate": 1}]},
+    },
     "POST /containers/{id}/update": {"BlkioDeviceWriteIOps": [{"Path": "/etc/shadow", "Rate": 1}]},
     "POST /volumes/create": {"Name": "v", "DriverOpts": {"type": "none", "o": "bind", "device": "/etc/shadow"}},
     "POST /networks/create": {"Name": "n", "Driver": "macvlan", "Options": {"parent": "eth0"}},

@@ -37,6 +37,7 @@ LISTENERS = (
 )
 BODIES: dict[str, Any] = {
     "POST /containers/create": {"Image": "x"},
+    "POST /orlop/containers/plan": {"Image": "x"},
     "POST /networks/{id}/connect": {"Container": "c"},
     "POST /networks/{id}/disconnect": {"Container": "c"},
 }
@@ -131,6 +132,7 @@ def test_every_body_with_rights_is_checked() -> None:
         "POST /auth",
         "POST /commit",
         "POST /containers/create",
+        "POST /orlop/containers/plan",
         "POST /containers/{id}/checkpoints",
         "POST /containers/{id}/exec",
         "POST /containers/{id}/update",
