@@ -1,4 +1,5 @@
-"""Containers of frontends: limits, bounded memory, and the end of the client, the builder or the daemon."""
+"""Containers that a frontend or `docker buildx debug` starts: their limits and memory, and what is left of them after the
+client, the builder or the daemon has ended."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
-"""An answer or event about a container's exit is sent only after the reported step is complete. This is tested for streams,
-waits and events, with the real client."""
+"""When the daemon says that a container has exited or is removed, the exit is recorded and the removal is complete. This is
+tested for streams, waits and events, with the real client."""
 
 import json
 import os

@@ -209,6 +209,7 @@ def test_on_failure_limits_the_number_of_restarts():
 
 
 def test_policy_always_starts_a_stopped_container_when_the_daemon_starts():
+    """This is the difference between the restart policies `always` and `unless-stopped`."""
     assert restarts.wants_start_at_boot(RestartPolicy(name="always"), True, True, 0, 0)
     assert not restarts.wants_start_at_boot(RestartPolicy(name="unless-stopped"), True, True, 0, 0)
     assert not restarts.wants_start_at_boot(RestartPolicy(name="always"), False, False, 0, 0)

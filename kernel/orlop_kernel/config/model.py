@@ -160,7 +160,7 @@ class Config(ConfigBase, frozen=True, kw_only=True):
 
     @property
     def pid_path(self) -> str:
-        """The path of the pid file. It is next to the default exec root, and inside any other exec root."""
+        """The path of the pid file: next to the exec root if that is the default one, otherwise inside the exec root."""
         if self.pidfile:
             return self.pidfile
         return "/run/orlop.pid" if self.exec_root == DEFAULT_EXEC_ROOT else os.path.join(self.exec_root, "orlop.pid")

@@ -35,6 +35,7 @@ def test_gc_policies_are_read_from_daemon_json() -> None:
 
 
 def test_default_policies_reserve_a_tenth_of_the_disk_or_the_configured_space() -> None:
+    """Without a configured space, the reserve is a tenth of the disk."""
     found = policies(Collection(), "/nowhere/yet")
     assert [rule.everything for rule in found] == [False, False, False, True]
     assert found[0].maximum == 512 << 20 and found[0].keep_duration == 48 * 3600
