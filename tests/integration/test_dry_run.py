@@ -66,6 +66,8 @@ def test_spec_equals_the_config_of_the_real_container(engine: Engine) -> None:
     assert plan["Spec"] == real_spec(engine, "real")
     assert "<network namespace>" in plan["Placeholders"]
     assert plan["RestartPolicy"] == {"Name": "on-failure", "MaximumRetryCount": 3}
+    engine.ok("rm", "-f", "real")
+    engine.ok("volume", "rm", "kept")
 
 
 def test_spec_of_a_container_on_the_host_network_equals_the_real_one(engine: Engine) -> None:

@@ -98,6 +98,7 @@ def soak(engine: Engine, size: Size, say: Callable[[str], None] = lambda text: N
             scene.exec()
         for kind in (*work.DROPS, *work.RARE):
             kind(scene)
+        engine.api("GET", "/info")  # makes the directory of each installed runtime
         transfers = Transfers(scene, stack)
         for transfer in TRANSFERS if size.transfers else ():
             transfer(transfers)

@@ -52,7 +52,16 @@ def client(building: BuildingEngine) -> Iterator[BuilderClient]:
 
 def sound(engine: BuildingEngine) -> None:
     """Assert that the consistency check finds nothing, and that nothing runs."""
-    until(lambda: engine.api("GET", "/orlop/check")[1]["findings"] == [], "the check finds nothing")
+    found: list[object] = []
+
+    def checked() -> bool:
+        found[:] = engine.api("GET", "/orlop/check")[1]["findings"]
+        return not found
+
+    try:
+        until(checked, "the check finds nothing", 20)
+    except AssertionError:
+        raise AssertionError(found) from None
     until(lambda: os.listdir(engine.exec_root / "run") == [], "no run is left")
     until(lambda: os.listdir(engine.exec_root / "mnt") == [], "no mount point is left")
     until(lambda: [path for path in _cgroups(engine) if path.is_dir()] == [], "no cgroup is left")
