@@ -111,3 +111,17 @@ def test_malformed_announcements_are_ignored() -> None:
     for size in range(200):
         concerns(os.urandom(size), "orlop")
         concerns(bytes(chance.choice((0, 2, 3, 8, 10, 16, 20)) for _ in range(size)), "orlop")
+
+
+def test_failed_restoration_is_logged(caplog: pytest.LogCaptureFixture) -> None:
+    def fail() -> dict[str, object]:
+        raise ValueError("no such JSON")
+
+    async def body(host: Host) -> None:
+        await watching(host)
+        assert host.driver._table is not None
+        host.driver._table.listing = fail  # type: ignore[method-assign]
+        run("nft", "flush", "ruleset")
+        until(lambda: "cannot restore rules that another program deleted: no such JSON" in caplog.text, "the error")
+
+    on_host()(body)()

@@ -413,11 +413,12 @@ class BridgeDriver:
                 table.rebuild(self._wanted())
             if lacking := table.not_admitted(bridges):
                 table.admit(lacking)
-        except DriverError as error:
-            _log.error("another program deleted rules of table %s: %s", table.name, error)
+        except Exception as error:  # the network thread drops exceptions of delayed functions
+            _log.error("cannot restore rules that another program deleted: %s", error, exc_info=error)
             return
         if lost:
-            _log.warning("another program deleted rules of table %s; they are restored", table.name)
+            text = "another program deleted rules of table %s; they are restored"
+            _log.warning(text, table.name, extra={"throttle": "rules restored"})
         if lacking:
             _log.info("the chain DOCKER-USER has the accept rules of bridges %s again", ", ".join(lacking))
 
