@@ -22,7 +22,7 @@ from .records import Image
 
 __all__ = ["ImageTargets"]
 
-_MOST = 10_000  # limit of cached descriptors; each takes some 300 bytes
+_MOST = 10_000  # maximum number of cached descriptors; each takes about 300 bytes
 
 
 class ImageTargets:

@@ -1,8 +1,8 @@
 """The disk usage of each image, and of all images together.
 
-With `blobs`, the total is the real disk usage of unpacked layers and blobs. Each layer and blob is counted once. Content of
-interrupted pulls, and of removed images that a container still needs, is counted too. Without `blobs`, the sizes are the
-same as in dockerd with a graph driver, which keeps no blobs.
+If `blobs` is true, the total is the real disk usage of unpacked layers and blobs. Each layer and blob is counted once.
+Content of interrupted pulls, and of removed images that a container still needs, is counted too. If `blobs` is false, the
+sizes are the same as in dockerd with a graph driver, which keeps no blobs.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ __all__ = ["usage"]
 async def usage(
     image_store: ImageStore, users: Mapping[str, Sequence[ImageUser]], *, blobs: bool
 ) -> tuple[list[ListedImage], int]:
-    """The images with their sizes and counts, and the bytes of all images together."""
+    """Returns the images, each with its size and the number of its containers, and the total size of all images in bytes."""
     catalog = image_store.catalog
     pace, result = Pace(), []
     for item in await listing.choose(catalog, {}, everything=False, newest=not blobs):
@@ -49,7 +49,7 @@ async def usage(
 
 
 async def _members(catalog: Catalog, image: Image, pace: Pace) -> list[Image]:
-    """The image, and the images for other platforms that a list shows together with this image."""
+    """The image itself, and the images for other platforms that a list shows in the same entry as this image."""
     members = {image.id: image}
     for name in list(image.names) if catalog.shares_names(image.id) else ():
         if catalog.references.get(name) == image.id:
@@ -59,8 +59,8 @@ async def _members(catalog: Catalog, image: Image, pace: Pace) -> list[Image]:
 
 
 def _sizes(catalog: Catalog, members: Sequence[Image]) -> tuple[int, int]:
-    """The bytes of the images, including blobs, and how many of these bytes belong to layers that other images have as
-    well."""
+    """Returns the size of the images in bytes, including blobs, and the part of this size that belongs to layers which other
+    images have as well."""
     own = {image.id for image in members}
     layers = {layer.chain_id: layer for image in members for layer in image.layers}
     size = sum(len(image.raw) for image in members)

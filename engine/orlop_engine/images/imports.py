@@ -25,7 +25,7 @@ __all__ = ["ImportRequest", "Importer"]
 
 @dataclass(frozen=True, slots=True)
 class ImportRequest:
-    """`source` is shown in the image's comment: "-" or a URL. Without a name the image is untagged."""
+    """`source` is "-" or a URL, and is shown in the image's comment. Without a name the image is untagged."""
 
     source: str
     name: Reference | None = None
@@ -37,14 +37,14 @@ class ImportRequest:
 
 
 class Importer:
-    """Creates images from single tars."""
+    """Creates images with one layer, each from one tar."""
 
     def __init__(self, image_store: ImageStore) -> None:
         self._image_store = image_store
 
     def config(self, changes_: Sequence[str]) -> ImageConfig:
-        """The configuration that results from the instructions. Raises for invalid instructions before any content is
-        received."""
+        """The image configuration that results from the Dockerfile instructions `changes_`. Raises for invalid instructions
+        before any content is received."""
         return changes.apply(ImageConfig(), changes_)
 
     async def make(self, request: ImportRequest, config: ImageConfig, body: AsyncIterable[bytes]) -> Image:

@@ -51,7 +51,7 @@ def temporary_key() -> str:
 
 def init_layer(layer: str) -> str:
     """The key of the init layer on the top layer of an image. `layer` is the key of the top layer, or "" if the image has no
-    layers. A container that was adopted from a dockerd has its own init layer: then `layer` is the container's ID."""
+    layers. For the own init layer of a container that was adopted from a dockerd, `layer` is the container's ID."""
     return _INIT + layer
 
 
@@ -89,7 +89,7 @@ class Unpack(Protocol):
 
 class Built(msgspec.Struct, frozen=True):
     """A committed layer. `parent` is the chain ID of the layer below, "" for the lowest layer. `snapshot`: see
-    `records.Layer`. `blob`: a blob that is known to contain the layer, "" if none is known."""
+    `records.Layer`. `blob`: the digest of a blob that is known to contain the layer, "" if none is known."""
 
     diff_id: str
     parent: str
@@ -169,8 +169,8 @@ class Layers:
         return (await self._storage.usage(key)).size
 
     async def found(self, keys: Iterable[str]) -> None:
-        """Add layers that are in the storage driver but in no row. Snapshots of a builder are skipped, because they have
-        rows in other tables."""
+        """Add to `built` the layers that the storage driver has but that have no row in the database. Snapshots of a builder
+        are skipped, because they have rows in other tables."""
         for chain_id in keys:
             if chain_id.startswith(BUILD):
                 continue
@@ -231,7 +231,7 @@ class Layers:
         hold: Callable[[str], Awaitable[None]] | None = None,
     ) -> Unpacked:
         """Unpack and commit a layer. The layer is added to `built` as soon as it is committed, even if the caller is
-        cancelled at that moment, because a collection only finds layers in `built`."""
+        cancelled at that moment, because garbage collection only finds layers in `built`."""
         key, later = temporary_key(), bool(parent) and self.independent
         source = self._content.open(blob)
         try:
@@ -252,8 +252,8 @@ class Layers:
                 await self._storage.remove(key)
 
     async def _commit(self, key: str, chain_id: str, parent: str) -> None:
-        """Commit the snapshot `key` as the layer `chain_id`. `parent`: wait for this layer and make it the parent; "" if the
-        snapshot already has its parent, or needs no parent."""
+        """Commit the snapshot `key` as the layer `chain_id`. If `parent` is not "", this method waits for that layer and
+        makes it the snapshot's parent. `parent` is "" if the snapshot already has its parent, or needs no parent."""
         if parent and isinstance(self._storage, LayerRebase):
             while parent not in self.built:
                 await self._awaited.setdefault(parent, trio.Event()).wait()

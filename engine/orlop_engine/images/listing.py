@@ -1,4 +1,4 @@
-"""The images that a list shows and a prune selects: filters (daemon/images/image_list.go, image_prune.go)."""
+"""Filters that select the images for a list or a prune (like moby's daemon/images/image_list.go and image_prune.go)."""
 
 from __future__ import annotations
 

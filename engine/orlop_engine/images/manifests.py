@@ -68,7 +68,7 @@ class OfferedPlatform(msgspec.Struct, frozen=True):
 
 
 class Descriptor(msgspec.Struct, frozen=True, rename={"media_type": "mediaType", "artifact_type": "artifactType"}):
-    """A blob by digest. `size` is in bytes."""
+    """Identifies a blob by its digest. `size` is in bytes."""
 
     digest: str
     size: int

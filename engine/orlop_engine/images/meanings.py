@@ -38,8 +38,8 @@ class IndexSource:
 def with_image(
     catalog: Catalog, name: Reference, id: str, platform: Platform, index: IndexSource | None, owner: str
 ) -> NameRecord:
-    """Returns the new record of `name`, to which the image `id` for `platform` is added. `index` is the index that was
-    pulled or loaded; None if the registry or archive has a single image under the name."""
+    """Returns the new record of `name` after the image `id` for `platform` was added to the name. `index` is the index that
+    was pulled or loaded; None if the registry or archive has a single image under the name."""
     if index is None:
         return NameRecord((id,), owner=owner)
 
@@ -56,7 +56,7 @@ def with_image(
 
 
 def without_images(catalog: Catalog, name: Reference, gone: Collection[str]) -> NameRecord | None:
-    """Returns the new record of `name`, from which the images in `gone` are removed; None if no image is left."""
+    """Returns the new record of `name` after the images in `gone` were removed from the name; None if no image is left."""
     before = catalog.meaning(name)
     left = tuple(id for id in before.images if id not in gone) if before else ()
     return NameRecord(left, before.index, before.owner) if before and left else None

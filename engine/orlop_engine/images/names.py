@@ -1,7 +1,7 @@
 """The references of one image, in the order in which they are shown. This module does no I/O.
 
-An archive or a client decides how many names an image has. So adding a name, or finding the names in one repository, must
-not scan all names.
+An image may have very many names, because archives and clients add names. So adding a name, or finding the names in one
+repository, must not scan all names.
 """
 
 from __future__ import annotations

@@ -69,7 +69,7 @@ class Outgoing:
 
 
 class _Part(msgspec.Struct, frozen=True, rename={"media_type": "mediaType"}):
-    """A descriptor in Docker's order of fields."""
+    """A descriptor whose fields are in the same order as in Docker."""
 
     media_type: str
     size: int
@@ -97,7 +97,7 @@ async def open_layer(content: ContentStore, layer: Layer) -> AsyncIterator[int]:
 
 async def compression_of(content: ContentStore, layer: Layer) -> str:
     """How the layer's blob is compressed: gzip, zstd, bzip2, xz, or "" for a plain tar. The format is detected from the
-    content, because archives do not contain it and media types may be wrong."""
+    content, because archives do not record the format, and media types may be wrong."""
     if layer.blob in ("", layer.diff_id):
         return ""
     async with open_layer(content, layer) as fd:
@@ -111,8 +111,8 @@ async def describe(content: ContentStore, image: Image) -> Outgoing:
 
 async def describe_oci(content: ContentStore, image: Image) -> Outgoing:
     """Like `describe`, but always with an OCI manifest, because umoci reads only OCI manifests in an OCI layout. Layers
-    compressed with bzip2 or xz (from an archive) get media types that are formed like OCI's, because OCI defines no media
-    types for these formats."""
+    compressed with bzip2 or xz (from an archive) get media types in the style of OCI's (a suffix such as `+bzip2`), because
+    OCI defines no media types for these formats."""
     kept = await trio.to_thread.run_sync(received, content, image)
     return kept if kept is not None and kept.media_type == OCI_MANIFEST else await _made(content, image, oci=True)
 

@@ -58,8 +58,8 @@ def normalise(value: Platform) -> Platform:
 
 
 def amd64_level(flags: Collection[str]) -> str:
-    """The variant of an amd64 processor by its flags in /proc/cpuinfo (x86-64 psABI, "microarchitecture levels"); "" for the
-    first level."""
+    """The variant of an amd64 processor, derived from its flags in /proc/cpuinfo (x86-64 psABI, "microarchitecture levels");
+    "" for the first level."""
     reached = ""
     for level, needed in _LEVELS:
         if not needed.issubset(flags):

@@ -32,8 +32,8 @@ class Failure(msgspec.Struct, frozen=True):
 
 
 class Record(msgspec.Struct, frozen=True, omit_defaults=True, rename={"detail": "progressDetail", "failure": "errorDetail"}):
-    """One record, in Docker's order of fields. `detail` contains the byte counts in a record of a layer's progress. It is an
-    empty object in a record of a layer's state, and absent in other records."""
+    """One record, in Docker's order of fields. In a record of a layer's progress, `detail` contains the byte counts. In a
+    record of a layer's state, it is an empty object. In other records, it is absent."""
 
     stream: str | None = None
     status: str | None = None

@@ -91,12 +91,12 @@ class _Plan:
 
 
 def _quiet(_: object) -> None:
-    """Report nothing, because the download of the configuration is not shown to the client."""
+    """Ignores progress reports. Used for the download of the configuration, which is not shown to the client."""
 
 
 class Puller:
-    """Pulls images. After each successful pull, `pulled` is called with the requested reference and the pulled image, or
-    None for all tags of a repository."""
+    """Pulls images. After each successful pull, `pulled` is called with the requested reference and the pulled image.
+    Instead of the image, it gets None if all tags of a repository were pulled."""
 
     def __init__(
         self,
@@ -305,7 +305,7 @@ class Puller:
 
 
 class _Attached:
-    """The attestations about an image. `digests`: the digests of their blobs, after `fetch` has returned."""
+    """The attestations about an image. After `fetch` has returned, `digests` contains the digests of their blobs."""
 
     def __init__(self, image_store: ImageStore, downloads: Downloads, sources: Sources, plan: _Plan, lease: Lease) -> None:
         self._image_store, self._downloads, self._sources = image_store, downloads, sources
@@ -321,7 +321,7 @@ class _Attached:
 
 class _LayerPull:
     """Pulls the layers of one image. All layers are downloaded in parallel, and each layer is unpacked after its download.
-    If the storage driver requires this, each layer is unpacked only after the layer below it."""
+    If the storage driver cannot unpack layers independently, a layer is unpacked only after the layer below it."""
 
     def __init__(
         self,
@@ -338,7 +338,8 @@ class _LayerPull:
         self._failures: list[Exception] = []
 
     async def run(self, beside: Callable[[], Awaitable[None]]) -> Sequence[Layer]:
-        """Pull the layers. Returns them lowest first. `beside` runs at the same time, and must not raise an error."""
+        """Pull the layers. Returns them lowest first. The function `beside` runs at the same time, and must not raise an
+        error."""
         plan = self._plan
         async with trio.open_nursery() as nursery:
             nursery.start_soon(beside)

@@ -89,7 +89,7 @@ class Pusher:
 
 
 class _ImagePush:
-    """The push of one name. A lease protects the content during the push."""
+    """Pushes one name. A lease protects the content during the push."""
 
     def __init__(
         self,

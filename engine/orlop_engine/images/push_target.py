@@ -26,8 +26,8 @@ __all__ = ["PushTarget", "progress_id"]
 
 
 def progress_id(layer: Layer) -> str:
-    """A layer's id in the progress records of a push. It is made from the digest of the uncompressed tar. A pull uses the
-    blob's digest."""
+    """A layer's id in the progress records of a push. It is made from the digest of the uncompressed tar; in the records of
+    a pull, it is made from the blob's digest."""
     return layer.diff_id.removeprefix("sha256:")[:12]
 
 
@@ -84,7 +84,7 @@ class PushTarget:
         await self.uploads.repeat(partial(self._registry.check_manifest, media_type, data))
 
     async def remember(self, parts: Iterable[Descriptor]) -> None:
-        """Record that the repository has these blobs, so that later pushes can mount them from it."""
+        """Record that the repository has these blobs, so that later pushes can mount the blobs from this repository."""
         await self.image_store.repositories.add(self.name, (part.digest for part in parts))
 
     def _mounts(self, digest: str) -> Sequence[str]:

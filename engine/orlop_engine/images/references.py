@@ -50,7 +50,8 @@ class Reference(msgspec.Struct, frozen=True, order=True):
         short = self.path.removeprefix(LIBRARY)
         if "/" not in short:
             return short
-        # Without its domain, "docker.io/x.y/z" would be read as the image "z" of the host "x.y", so the domain stays
+        # Omit the domain only if the result means the same image: "x.y/z" without "docker.io" would be the image "z" of the
+        # host "x.y"
         return self.path if _split_domain(self.path) == (self.domain, self.path) else self.name
 
     @property

@@ -103,7 +103,7 @@ def from_answer(status: int, body: bytes, authenticate: str = "") -> RegistryErr
         return found
     if status in (401, 403, 429):
         return _coded({401: "UNAUTHORIZED", 403: "DENIED", 429: "TOOMANYREQUESTS"}[status], "", status)
-    # Do not show the body, because otherwise a client can read from a server that only this host can reach
+    # Do not show the body, because otherwise a client could read from a server that only this host can reach
     return RegistryError(f"error parsing HTTP {status} response body: it is not the error of a registry", status=status)
 
 
@@ -143,7 +143,7 @@ def _causes(error: BaseException) -> Iterator[BaseException]:
 
 
 def explain_os_error(error: BaseException, host: str, port: int) -> str:
-    """The reason of a failed connection, in the words of Go's libraries, because users search for these words."""
+    """The reason why a connection failed, in the words of Go's libraries, because users search for these words."""
     for cause in _causes(error):
         if isinstance(cause, ssl.SSLCertVerificationError):
             unknown = cause.verify_code in (18, 19, 20, 21)  # X509_V_ERR_*: no chain to a trusted authority

@@ -103,8 +103,8 @@ class PushRegistry(Session):
 
     async def append(self, location: str, part: Part, sent: Callable[[int], None]) -> tuple[str, int | None]:
         """Send bytes of a blob. Returns the location for the next request, and the number of bytes that the registry reports
-        as received (None if its answer contains no number). Before each piece is sent, calls `sent` with the offset of the
-        piece's end."""
+        as received (None if its answer contains no number). Before this method sends a piece, it calls `sent` with the
+        offset of the piece's end."""
         headers = {"Content-Type": "application/octet-stream", "Content-Length": str(part.length)}
         if part.ranged:
             headers["Content-Range"] = f"{part.start}-{part.start + part.length - 1}"
@@ -113,7 +113,7 @@ class PushRegistry(Session):
 
     async def finish(self, location: str, digest: str, part: Part | None, sent: Callable[[int], None]) -> None:
         """Complete an upload. `part` is the whole blob, or None if all bytes were sent before. The registry verifies the
-        digest, which may take long."""
+        digest, which may take a long time."""
         length = part.length if part else 0
         headers = {"Content-Type": "application/octet-stream", "Content-Length": str(length)}
         body = partial(_Stream, part, sent) if part else None

@@ -50,7 +50,7 @@ def origin(url: str) -> tuple[str, str, int]:
 
 @dataclass(frozen=True, slots=True)
 class _Request:
-    """See the parameters of `Session.request`."""
+    """The arguments of a call of `Session.request`."""
 
     method: str
     headers: dict[str, str]
