@@ -7,8 +7,9 @@ orlopd starts the zygote in a new session. The zygote is the parent of every mon
 its children (its container's init, an interrupted runtime) become children of the zygote. When a monitor ends without an
 exit record, the zygote kills the processes in the container's cgroups and writes the record.
 
-Crashes: when orlopd dies, its socket reaches EOF; the zygote accepts no more requests and exits when its last child has
-ended. When the zygote dies, monitors continue as children of pid 1, and the daemon writes their exit records instead.
+Crashes: when orlopd dies, the zygote reads EOF from the socket to orlopd. It then accepts no more requests, and exits when
+its last child has ended. When the zygote dies, monitors continue as children of pid 1, and the daemon writes their exit
+records instead.
 """
 
 from __future__ import annotations
@@ -59,7 +60,7 @@ def _is_of(run_dir: str, pid: int) -> bool:
 
 
 class Zygote:
-    """Owns the daemon's socket and the children."""
+    """Owns the socket to the daemon, and is the parent of the child processes."""
 
     def __init__(self, control: socket.socket, title: Title) -> None:
         control.setblocking(False)
@@ -153,7 +154,7 @@ class Zygote:
 
 
 def _child(entry: str, fd: int) -> NoReturn:
-    """Run the child. The calling frames keep references to the zygote's objects, so that they are not freed: freed objects
+    """Run the child. The calling frames must keep references to the zygote's objects: if these objects were freed, they
     would close descriptor numbers that the child has reused."""
     status = 70
     try:
@@ -171,7 +172,7 @@ def _child(entry: str, fd: int) -> NoReturn:
 
 
 def reset_oom_score(path: str = "/proc/self/oom_score_adj") -> None:
-    """Reset a negative oom_score_adj of this process. The value, inherited from the daemon, must protect only the daemon."""
+    """Reset a negative oom_score_adj, which this process has inherited. The value must protect only the daemon."""
     with open(path, "r+") as file:
         if int(file.read()) < 0:
             file.seek(0)

@@ -1,4 +1,4 @@
-"""Log writers of other authors that hang, raise or lie: the monitor's calls end, and lost entries are counted."""
+"""Third-party log writers that hang, raise or report false values: the monitor's calls end, and lost entries are counted."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def short(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def now(monkeypatch: pytest.MonkeyPatch) -> list[float]:
-    """The time that a writer sees. A call that is interrupted takes `_CALL`."""
+    """A fake clock for `foreign_writer`. The test sets the time."""
     time_now = [100.0]
 
     class Clock:

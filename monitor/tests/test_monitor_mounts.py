@@ -28,8 +28,8 @@ def test_octal_escapes_of_mount_points_are_decoded() -> None:
 
 
 def test_only_topmost_unneeded_mounts_are_detached() -> None:
-    # The parent of /media/inner propagates, so a detach of /media/inner would propagate to the host. Therefore /media stays
-    # as well.
+    # The parent mount of /media/inner is shared, so detaching /media/inner would also detach it on the host. Therefore
+    # /media/inner stays, and so does /media.
     assert _detached(set(), {"/proc", "/usr"}) == ["/data", "/mnt/usb stick"]
 
 

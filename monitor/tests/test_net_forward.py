@@ -225,8 +225,8 @@ def test_many_connections_are_served_concurrently() -> None:
 
 @pytest.mark.parametrize("reserve", [False, True])
 def test_clients_wait_while_descriptors_are_short(reserve: bool) -> None:
-    """While no descriptor is free, clients wait, and the monitor continues to work. The descriptors of the reserve stay
-    free."""
+    """While no descriptor is free, clients wait, and the monitor continues to work. The reserved descriptors (`_RESERVE`)
+    are not used for clients."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
 
     def client(port: int) -> None:

@@ -1,5 +1,5 @@
-"""The normalized tar of a layer has the form that `orlop_sdk.LayerStream` needs. The tests in `test_layer_stream.py` compare
-the resulting files."""
+"""The normalized tar of a layer has the form that `orlop_sdk.LayerStream` needs. `test_layer_stream.py` compares the files
+in the resulting image with the files of an unpacked layer."""
 
 from __future__ import annotations
 
@@ -152,7 +152,8 @@ def test_symlink_loops_are_refused() -> None:
 
 
 def test_entry_may_replace_a_directory_of_its_own_path() -> None:
-    """The path `a/l/a` leads to `a`. So this entry replaces `a`, and `a/l` of the earlier entry does not exist any more."""
+    """`a/l` is a symlink to `/`, so the entry `a/l/a` replaces the directory `a`. After that, `a/l` does not exist any
+    more."""
     link = member("a/l", S, linkname="/")
     assert names(member("a", D), link, member("a/l/b"))[-1] == "b"
     with pytest.raises(UnpackError, match="a/l: Not a directory"):

@@ -74,7 +74,7 @@ def test_paths_stay_inside_the_root(root: Path, tmp_path: Path) -> None:
     )
     try:
         stubs = Stubs(str(root), points)
-    except OSError as error:  # a symlink loop, with which the runtime fails, too
+    except OSError as error:  # a symlink loop; the runtime would fail, too
         assert error.filename == "/loop/x"
         assert not (root / "run").exists(), "the others have been removed"
         stubs = Stubs(str(root), points[:-1])

@@ -419,7 +419,8 @@ def overlay_picture(target: str) -> dict[str, str]:
         ([member("d/.wh..wh..opq"), member("d/f")], {"d": "opaque", "d/f": "file"}),
         ([member("d/f"), member("d/.wh..wh..opq")], {"d": "opaque", "d/f": "file"}),
         ([member("d", DIR), member("d/.wh..wh..opq"), member("d", DIR, uid=1)], {"d": "opaque"}),
-        # A layer with a whiteout and an entry of the same name: the entry stays; a directory hides the lower directory.
+        # A layer with a whiteout and an entry of the same name: the entry stays. If it is a directory, it becomes opaque, so
+        # that it hides the directory in the lower layer.
         ([member("f"), member(".wh.f")], {"f": "file"}),
         ([member(".wh.f"), member("f")], {"f": "file"}),
         ([member("d/f"), member(".wh.d")], {"d": "opaque", "d/f": "file"}),

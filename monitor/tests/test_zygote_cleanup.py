@@ -10,8 +10,8 @@ from orlop_monitor.protocol import InitRecord, MonitorRecord
 
 @pytest.fixture
 def one(monkeypatch):
-    """A zygote object in the process of the test. `rounds` contains the results that `cgroups.kill` returns, `killed` the
-    arguments of its calls."""
+    """A `Zygote` in the process of the test. `cgroups.kill` is replaced by a fake, which returns the values in `rounds` one
+    after the other, and appends its arguments to `killed`."""
     made = object.__new__(zygote.Zygote)
     made._children, made._pending_cleanups, made._orphaned = {1}, 0, False
     made.later, made.killed, made.rounds = [], [], [False, True]

@@ -112,8 +112,8 @@ def _broken(kind: str, name: str, error: BaseException) -> DriverError:
 
 
 def _wrong_version(kind: str, written_for: object, distribution: str) -> str:
-    """Why a plugin with the `spi_version` in `written_for` cannot be used, and what to install instead. "" if it can be
-    used."""
+    """Why a plugin that registered the `spi_version` `written_for` cannot be used, and what to install instead. "" if the
+    plugin can be used."""
     _, newest, oldest, driver = hooks.KINDS[kind]
     if not isinstance(written_for, int) or written_for < 1:
         return f"its spi_version is {written_for!r}: a whole number from 1 is needed"

@@ -1,8 +1,8 @@
 """The errors that drivers raise and the engine handles. The Docker API maps each class to the HTTP status in the class's
 docstring.
 
-Messages have the form "cannot VERB OBJECT: cause". If clients recognize an error by Docker's message, the message is
-Docker's.
+Messages have the form "cannot VERB OBJECT: cause". An error that clients recognize by Docker's message has exactly Docker's
+message.
 """
 
 from __future__ import annotations

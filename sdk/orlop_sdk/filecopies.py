@@ -6,7 +6,7 @@ the remaining files itself. Only descriptors of directories are passed, so the h
 
 The connection is a SOCK_SEQPACKET. Each message of the owner is a `Batch` with two descriptors: the source directory and the
 target directory. The helper answers each batch, in order, with the names that it could not copy. The owner then copies these
-files itself, so errors are raised in the owner only. The helper ends at the end of the connection.
+files itself, so errors are raised in the owner only. The helper ends when the owner closes the connection.
 """
 
 from __future__ import annotations
@@ -34,11 +34,12 @@ _READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
 _WRITE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 _SMALL = 256 << 10
 _MESSAGE = 128 << 10  # bytes; smaller than the default send buffer of a socket
-_WAITING = 2  # batches; while the helper works on one, the next one is already there
+_WAITING = 2  # batches; while the helper works on a batch, the next batch is already in the socket
 
 
 class Attributes(msgspec.Struct, frozen=True, array_like=True):
-    """The owner and the time (ns) of the copies; None: those of the source."""
+    """The owner (uid, gid) and the times (ns) that each copy gets. If a field is None, the copy gets the value of its
+    source."""
 
     owner: tuple[int, int] | None = None
     time_ns: int | None = None
@@ -134,9 +135,9 @@ def _copy(source: int, target: int, batch: Batch) -> list[bytes]:
 
 
 class Helper(Generic[T]):
-    """The owner's side of the connection. `start` starts the helper, and returns the owner's end of the connection. `start`
-    is called at the first batch. If the helper ends early, `take` returns its batches as if it had copied no file, and it
-    gets no further batches. Methods block."""
+    """The owner's side of the connection. `start` starts the helper process, and returns the owner's end of the connection.
+    `start` is called at the first batch. If the helper process ends early, `take` returns the batches that it has not
+    answered, with the names of all their files, and `give` accepts no more batches. Methods block."""
 
     def __init__(self, start: Callable[[], socket.socket]) -> None:
         self._start = start
@@ -145,7 +146,8 @@ class Helper(Generic[T]):
         self._waiting: deque[tuple[T, Batch]] = deque()
 
     def give(self, source: int, target: int, batch: Batch, label: T) -> bool:
-        """Send a batch. Returns false if the helper cannot take it. Call `take` between two calls."""
+        """Send a batch. Returns false if the helper cannot take it; the caller must then copy the files itself. Call `take`
+        between two calls of `give`."""
         if self._ended or len(self._waiting) >= _WAITING:
             return False
         try:
@@ -165,8 +167,8 @@ class Helper(Generic[T]):
         return True
 
     def take(self, *, wait: bool = False) -> tuple[T, list[str]] | None:
-        """The label of the next finished batch, and the names of its files that were not copied. None if no batch is
-        waiting, or, without `wait`, if no batch is finished."""
+        """The label of the next finished batch, and the names of its files that were not copied. None if no batch is with
+        the helper. If `wait` is false, also None if the helper has not finished a batch yet."""
         if not self._waiting:
             return None
         failed = None if self._ended else self._answer(wait)
@@ -191,7 +193,7 @@ class Helper(Generic[T]):
         return _decode_names(data)
 
     def close(self) -> None:
-        """Wait until the helper works on no batch any more, and end the connection."""
+        """Wait until the helper has finished all its batches, then close the connection."""
         while self.take(wait=True):
             pass
         if self._connection is not None:

@@ -197,7 +197,7 @@ def _copy_entry(
     source: int, target: int, name: str, info: os.stat_result, linked: dict[tuple[int, int], str], path: str
 ) -> None:
     if info.st_nlink > 1:
-        # Link by path: with descriptors, the directory of each hard link's first copy would have to stay open
+        # Link to the path of the first copy. To use a descriptor, its directory would have to stay open
         known = linked.get((info.st_dev, info.st_ino))
         if known is not None:
             try:

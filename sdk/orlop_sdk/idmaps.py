@@ -43,7 +43,7 @@ class IdMap(msgspec.Struct, frozen=True):
 
     @property
     def root(self) -> tuple[int, int]:
-        """The host's (uid, gid) of the container's root."""
+        """The (uid, gid) that the container's root user has on the host."""
         uid, gid = (next(each.outside for each in ranges if each.inside == 0) for ranges in (self.uids, self.gids))
         return uid, gid
 
@@ -55,10 +55,10 @@ def _check(result: int) -> None:
 
 
 def user_namespace(ids: IdMap, *, network: bool = False, join: str = "") -> tuple[int, int]:
-    """Create a user namespace. With `join`, open the user namespace at this path instead, which has the same mapping. With
-    `network`, also create a network namespace that the user namespace owns: in a network namespace with another owner, the
-    container could not mount sysfs or set sysctls. Returns the descriptors of the user namespace and of the network
-    namespace (-1 for none). Needs CAP_SYS_ADMIN, CAP_SETUID and CAP_SETGID, and a process of one thread."""
+    """Create a user namespace. If `join` is a path, open the user namespace at this path instead; it must have the mapping
+    `ids`. With `network`, also create a network namespace that the user namespace owns: in a network namespace with another
+    owner, the container could not mount sysfs or set sysctls. Returns the descriptors of the user namespace and of the
+    network namespace (-1 for none). Needs CAP_SYS_ADMIN, CAP_SETUID and CAP_SETGID, and a process of one thread."""
     joined = os.open(join, os.O_RDONLY | os.O_CLOEXEC) if join else -1
     if joined >= 0 and not network:
         return joined, -1

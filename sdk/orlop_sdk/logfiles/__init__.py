@@ -6,9 +6,9 @@ A driver implements only the record format (`RecordFormat`). The files are named
 
 The writer (`RotatingFile`) belongs to the container's monitor, readers (`FileLogReader`) to the daemon. They share only the
 directory: after a rotation, a reader finds its file again by the inode of its open descriptor. A killed writer can leave a
-torn record at the end of the current file. Readers skip such a record, and the next open for writing truncates the file
-before it. A killed writer can also leave an unfinished `.tmp` file next to a rotated file. The next open for writing then
-compresses the rotated file again.
+torn record at the end of the current file. Readers skip such a record, and the next open for writing removes it. A killed
+writer can also leave an unfinished `.tmp` file next to a rotated file. The next open for writing then compresses the rotated
+file again.
 
 `orlop_sdk` does not import this package, so that programs without log drivers need not load it.
 """

@@ -33,7 +33,7 @@ log = logging.getLogger("orlop.log")
 
 
 class Header(msgspec.Struct, frozen=True, omit_defaults=True):
-    """The Extra field of the gzip header, JSON as dockerd writes it. `inode` is Orlop's addition: the inode of the file
+    """The Extra field of the gzip header: JSON, as written by dockerd. `inode` is Orlop's addition: the inode of the file
     before compression. A reader that still has the plain file open recognizes the compressed file by this inode."""
 
     last_time: str = msgspec.field(default="", name="lastTime")

@@ -8,8 +8,8 @@ __all__ = ["TimeFormatter", "rfc3339"]
 
 
 class TimeFormatter:
-    """Formats Unix times in nanoseconds. Caches the text of the last second, because successive records mostly have times in
-    one second."""
+    """Formats Unix times in nanoseconds. Caches the text of the last second, because successive records mostly have times
+    within the same second."""
 
     __slots__ = ("_prefix", "_second")
 

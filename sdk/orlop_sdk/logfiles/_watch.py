@@ -131,7 +131,8 @@ class Watch:
             self.fd = _ticker()
 
     def wake(self) -> None:
-        """Make the descriptor readable. The dispatcher calls this under its lock, and not after `remove`."""
+        """Make the descriptor readable. The dispatcher holds its lock when it calls this method, and does not call it after
+        `remove`."""
         os.eventfd_write(self.fd, 1)
 
     def drain(self) -> None:
