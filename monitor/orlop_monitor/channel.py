@@ -30,7 +30,7 @@ def _nothing() -> None:
 class Channel:
     """Owns the socket. `on_data(data, fds)` is called with received data. `on_eof` is called when the peer shuts down
     writing, `on_drain` when the queue has become empty. `on_gone` is called once, if the peer has closed the connection or
-    the connection is broken; the channel has closed its socket before."""
+    the connection is broken. By then, the channel has closed its socket."""
 
     def __init__(self, loop: Loop, sock: socket.socket) -> None:
         sock.setblocking(False)

@@ -1,8 +1,8 @@
 """Runs a runtime's commands from the monitor, without blocking.
 
-The module uses posix_spawn, which takes 0.5 ms for a process of any size, because the child shares the parent's memory until
-it execs. The child inherits only the three standard descriptors; all others are close-on-exec. Ignored signals and the
-monitor's raised limit of descriptors are reset in the child, because the container's init would inherit them.
+The module uses posix_spawn. It takes 0.5 ms however much memory the monitor uses, because the child shares the parent's
+memory until it execs. The child inherits only the three standard descriptors; all others are close-on-exec. Ignored signals
+and the monitor's raised limit of descriptors are reset in the child, because the container's init would inherit them.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ IGNORED_SIGNALS = (signal.SIGTERM, signal.SIGHUP, signal.SIGINT, signal.SIGQUIT,
 """Signals that must not end a monitor. They are sent by systemd when a unit stops, by a terminal, and by the kernel on a
 write to a pipe without a reader or beyond a file size limit."""
 
-_FILES = 1 << 16  # descriptors; a relayed connection needs two, and 32,768 connections take some 100 MB of memory
+_FILES = 1 << 16  # descriptors; a relayed connection needs two, and 32,768 connections take about 100 MB of memory
 _inherited: tuple[int, int] | None = None
 
 
@@ -64,8 +64,8 @@ def run(loop: Loop, command: Command, stdio: tuple[int, int, int], on_end: Calla
     children. SIGCHLD reports the end of the command. EOF on its outputs is not used, because a detached container keeps the
     outputs open. Raises `OSError` when the program cannot be executed."""
     stdin = _input_file(command.stdin) if command.stdin else stdio[0]
-    # The child starts in this process's working directory. Threads of log drivers do not depend on it: they use absolute
-    # paths
+    # The child starts in this process's working directory. Threads of log drivers do not depend on this directory: they use
+    # absolute paths
     os.chdir(command.cwd)
     try:
         program = sealed.executable(command.argv[0])

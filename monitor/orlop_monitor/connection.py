@@ -1,7 +1,7 @@
 """The monitor's side of the protocol: frames on channels, and the listening socket for later connections.
 
 A connection exists until its peer closes it, or until `become_stream` transfers its channel. If the peer does not read its
-answers, the monitor closes the connection, so that it never waits for a daemon.
+answers, the monitor closes the connection, so the monitor never waits for a daemon.
 """
 
 from __future__ import annotations

@@ -184,8 +184,8 @@ class Container:
         self._delete(start.delete, deleted)
 
     def _sweep(self, start: Start) -> None:
-        """Kill the processes and remove the cgroups that an interrupted runtime left. Blocks for a bounded time; the monitor
-        has nothing else to do then."""
+        """Kill the processes and remove the cgroups that an interrupted runtime left. Blocks for a bounded time, in which
+        the monitor has nothing else to do."""
         found = cgroups.named(start.cgroup)
         deadline = time.monotonic() + _STRAGGLER_SECONDS
         while not (cgroups.kill(found) and orphans.kill_children(()) and cgroups.remove(found)):

@@ -15,7 +15,7 @@ from .task import Stdio, Task, failure
 __all__ = ["Execs"]
 
 
-_UNHEARD = 1000  # limit of stored exit codes; a monitor rarely stores any, because only a connected daemon starts execs
+_UNHEARD = 1000  # maximum of stored exit codes; a monitor rarely stores any, because only a connected daemon starts execs
 
 
 class Execs:
@@ -43,7 +43,8 @@ class Execs:
         return self._tasks.get(exec_id)
 
     def start(self, connection: Connection, serial: int, request: Exec) -> None:
-        """Start an exec and answer on the connection. With `attach`, the connection becomes a stream after the answer."""
+        """Start an exec and answer on the connection. If `request.attach` is set, the connection becomes a stream after the
+        answer."""
         if request.exec_id in self._tasks:
             connection.reply(serial, Failed(f"exec {request.exec_id} is already running"))
             return
@@ -95,6 +96,7 @@ class Execs:
         task.start(request.run, request.pid_file, request.log_file)
 
     def end_all(self) -> None:
-        """Called when the container is dead. Kill execs that outlived its pid namespace, and stop waiting for output."""
+        """Called when the container is dead. Kills execs that outlived the container's pid namespace, and stops waiting for
+        output."""
         for task in tuple(self._tasks.values()):
             task.kill()

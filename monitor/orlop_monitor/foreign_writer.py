@@ -1,8 +1,9 @@
-"""Calls of log drivers that other authors wrote. The monitor waits for each call, so a signal interrupts a call that hangs.
+"""Calls log drivers that are not part of this project. The monitor waits for each call, so a signal interrupts a call that
+hangs.
 
 After a writer has missed a deadline, the monitor does not call the writer for some time, and the entries of this time are
-lost. This pause doubles from 1 s up to 1 minute. So the monitor continues to answer the daemon, and the container's output
-is rarely blocked. Only code that holds the interpreter's lock in C cannot be interrupted.
+lost. The first pause takes 1 s; each further pause is twice as long, up to 1 minute. So the monitor continues to answer the
+daemon, and the container's output is rarely blocked. Only code that holds the interpreter's lock in C cannot be interrupted.
 """
 
 from __future__ import annotations
@@ -23,7 +24,8 @@ _SHORTEST_PAUSE, _LONGEST_PAUSE = 1.0, 60.0
 
 
 class _Late(BaseException):
-    """Raised in a driver's code. Not an `Exception`, because drivers catch these and try again."""
+    """The signal handler raises this in a driver's code. Its base is not `Exception`, because drivers catch such errors and
+    try again."""
 
 
 @contextmanager
@@ -43,13 +45,14 @@ def interrupted(seconds: float, message: str) -> Iterator[None]:
     except _Late:
         raise DriverError(message) from None
     finally:
-        is_open = False  # from now on, the handler of a signal that has arrived already must not raise
+        is_open = False  # a signal may have arrived already; from now on, its handler must not raise
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, before)
 
 
 class ForeignWriter:
-    """Implements `ThrottledLogWriter` and `CountingLogWriter`. `label` begins messages: 'log driver "syslog"'."""
+    """Implements `ThrottledLogWriter` and `CountingLogWriter`. Error messages begin with `label`, for example 'log driver
+    "syslog"'."""
 
     def __init__(self, writer: LogWriter, label: str) -> None:
         self._writer = writer
@@ -78,7 +81,7 @@ class ForeignWriter:
         with self._deadline("write"):
             self._writer.write(blocks)
             self._count()
-        if not self._is_waiting():  # a writer that catches the exception returns late, but without an error
+        if not self._is_waiting():  # a writer that catches `_Late` returns without an error, but too late
             self._pause = 0.0
 
     def close(self) -> None:

@@ -47,8 +47,8 @@ class Forwarder:
             self._listeners.append(kind(self._loop, sock, (forward.address, forward.port)))
 
     def retarget(self, moved: Mapping[str, str]) -> None:
-        """Change the target of listeners: each key is an old address, its value the new address; "" closes the listeners.
-        Existing connections stay open as long as the old address exists."""
+        """Change the target of listeners. `moved` maps old addresses to new addresses; "" as the new address closes the
+        listeners. Existing connections stay open as long as the old address exists."""
         for listener in list(self._listeners):
             address = moved.get(listener.target[0])
             if address:

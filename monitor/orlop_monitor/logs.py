@@ -35,7 +35,7 @@ def preload(names: Iterable[str]) -> None:
     for name in names:
         try:
             _factories[name] = _find(name)
-        except BaseException as error:  # also SystemExit: without the zygote, no container could start
+        except BaseException as error:  # also SystemExit, which would end the zygote: no container could start
             print(f"cannot preload log driver {name}: {error}", file=sys.stderr)
             if _TRIO in sys.modules:
                 _refused[name] = str(error)

@@ -54,7 +54,7 @@ class Loop:
         self._claimants = 0
         self._stopped = False
         self._wake, wakeup = socket.socketpair()
-        self._wakeup = wakeup  # keep a reference, because the signal module uses only the descriptor
+        self._wakeup = wakeup  # keep the socket open: the signal module has only the number of its descriptor
         self._wake.setblocking(False)
         wakeup.setblocking(False)
         signal.signal(signal.SIGCHLD, lambda *_: None)

@@ -264,7 +264,7 @@ class Monitor:
 
 def run(connection: socket.socket, build: Callable[[Launch], Namespaces] = sandbox.build) -> None:
     """Run a monitor with `connection` as its first connection. Returns when the monitor has nothing left to do. `build`
-    makes the sandbox and returns its namespaces; only this step needs root."""
+    makes the sandbox and returns its namespaces; only this step needs root privileges."""
     for signum in IGNORED_SIGNALS:
         # The end of a systemd unit or a terminal must not end the container.
         signal.signal(signum, signal.SIG_IGN)

@@ -32,7 +32,7 @@ def _mount_below(root: int, mount: Mount) -> None:
 
 
 def mount_all(top: str, mounts: Iterable[Mount]) -> None:
-    """Make the mounts in order. `OSError` names the mount that failed."""
+    """Make the mounts in order. A raised `OSError` names the mount that failed."""
     root = -1
     try:
         for mount in mounts:

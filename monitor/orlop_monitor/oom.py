@@ -74,7 +74,7 @@ class OomWatch:
         except BlockingIOError:
             return
         # Report blocked processes at each wake-up, even if they were reported before: the kernel sends no event when they
-        # continue
+        # continue, so they may have been blocked again
         if cgroups.oom_stopped(self._file):
             self._out_of_memory()
         else:

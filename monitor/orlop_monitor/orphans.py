@@ -21,8 +21,8 @@ def _parent(pid: str) -> tuple[int, bytes]:
 
 
 def kill_child_of_file(path: str) -> None:
-    """Kill the process whose pid a runtime wrote to the file `path`, if it is a child of this process. If it is not, the
-    kernel has reused the pid."""
+    """Kill the process whose pid a runtime wrote to the file `path`, if it is a child of this process. If it is not a child,
+    the kernel has reused the pid."""
     try:
         pid = smallfiles.read(path).decode().strip()
         if pid.isdecimal() and _parent(pid)[0] == os.getpid():

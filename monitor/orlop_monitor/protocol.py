@@ -1,9 +1,10 @@
 """The protocol between the daemon and a monitor. It must stay compatible between versions, because an upgraded daemon adopts
 monitors that an older daemon started: fields are only added, with a default, and never changed or removed.
 
-On a connection (a SOCK_STREAM unix socket in a 0700 directory), both sides send frames: uint32 little endian length, then
-msgpack of `Request` from the daemon, `Reply` or `Event` from the monitor. The first connection is a socketpair passed at the
-fork; later connections are made to `<run_dir>/sock`. A connection has one of two uses:
+On a connection (a SOCK_STREAM unix socket in a 0700 directory), both sides send frames. A frame is the length of a message
+(uint32, little endian) and the message in msgpack: a `Request` from the daemon, a `Reply` or an `Event` from the monitor.
+The first connection is a socketpair passed at the fork; later connections are made to `<run_dir>/sock`. A connection has one
+of two uses:
 
 *control*: any number of requests, each answered by the `Reply` with the same `serial`; after `Subscribe` also events.
 *stream*: the first request is `Attach`, or `Exec` with `attach`; after its successful `Reply` the connection is a raw duplex
@@ -67,8 +68,8 @@ HEADER = struct.Struct("<I")
 class Log(msgspec.Struct, frozen=True):
     """The container's log driver. The zygote has imported its module; otherwise the monitor imports it. If the driver has no
     reader, the monitor also writes the log with the driver named `cache`, so that `docker logs` works. If `cache` is "",
-    only the first driver is used. `own` are the distributions of this project's drivers; the calls of other drivers'
-    writers have a deadline (see `foreign_writer`)."""
+    only the first driver is used. `own` are the names of the Python distributions with this project's drivers. Calls of the
+    writers of other drivers have a deadline (see `foreign_writer`)."""
 
     driver: str
     info: LogInfo

@@ -28,8 +28,8 @@ def ringed(writer: LogWriter, options: Mapping[str, str]) -> LogWriter:
 
 
 class RingWriter:
-    """Implements `CountingLogWriter`. `limit` is in bytes of output. `reason` is the writer's last exception, or says that
-    the buffer was full; "" when no entry is lost."""
+    """Implements `CountingLogWriter`. `limit` is the size of the buffer, in bytes of output. `reason` is the writer's last
+    exception, or says that the buffer was full; "" when no entry is lost."""
 
     def __init__(self, writer: LogWriter, limit: int) -> None:
         self._writer = writer

@@ -1,7 +1,7 @@
 """Builds a container's sandbox: a mount namespace, a network namespace and the mounts of its root.
 
 Only this process refers to the namespaces and mounts, so the kernel destroys them when the process exits. `detachable` is
-pure, so that it can be tested without root.
+pure, so that it can be tested without root privileges.
 """
 
 from __future__ import annotations

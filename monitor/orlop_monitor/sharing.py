@@ -68,8 +68,8 @@ def _make_reachable_immortal(roots: list[object]) -> None:
 
 
 def freeze() -> None:
-    """Keep the objects that exist now shared with children. Call it once, after the last import and before the first
-    fork."""
+    """Make sure that the memory of all existing objects stays shared with forked children. Call it once, after the last
+    import and before the first fork."""
     gc.collect()
     if _works():
         _make_reachable_immortal(_types() + gc.get_objects())

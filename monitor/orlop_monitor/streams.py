@@ -327,7 +327,8 @@ class Attachment:
         self._channel.finish()
 
     def _gone(self) -> None:
-        """Called when the client has disconnected. While input is paused, EOF is not read, so end the input here as well."""
+        """Called when the client has disconnected. While input is paused, EOF is not read, so this method ends the input as
+        well."""
         self._output.detach(self)
         if self._input is not None and self._request.stdin_once:
             self._input.end()

@@ -62,8 +62,8 @@ def _load_named(context: ssl.SSLContext, settings: HostSettings) -> None:
 
 
 def tls_context(host: str, verify: bool, roots: Sequence[str] = CERTS_D, settings: HostSettings = _NONE) -> ssl.SSLContext:
-    """A TLS context that trusts the certificate authorities of the system, of `certs.d/<host>`, and of `settings`. Without
-    `verify`, any server is trusted, but client certificates are still sent."""
+    """A TLS context that trusts the certificate authorities of the system, of `certs.d/<host>`, and of `settings`. If
+    `verify` is false, any server is trusted, but client certificates are still sent."""
     context = client_context(verify=verify)
     if directory := host_directory(host, roots):
         try:

@@ -126,7 +126,8 @@ class Remover:
 
 
 async def _lost_names(steps: Iterable[Step]) -> dict[Reference, set[str]]:
-    """Name -> IDs of the images from which the steps remove the name. A name disappears when it has no image any more."""
+    """Maps each name to the IDs of the images from which the steps remove the name. A name disappears when it has no image
+    any more."""
     pace, result = Pace(shielded=True), dict[Reference, set[str]]()
     for step in steps:
         for name in step.names:

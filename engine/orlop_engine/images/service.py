@@ -207,9 +207,9 @@ class Images:
         targets: bool = False,
         origins: bool = False,
     ) -> list[ListedImage]:
-        """The images of a list: see `listing.choose`. `users`, `shared_size`, `manifests` and `targets`: include these
-        values. `origins`: in the values of `manifests`, include the repositories that an image was pulled from or pushed
-        to."""
+        """The images of a list: see `listing.choose`. The flags `users`, `shared_size`, `manifests` and `targets` request
+        optional values. If `origins` is true, the values of `manifests` include the repositories that an image was pulled
+        from or pushed to."""
         from . import listing
         from .details import ListedImage
 
@@ -262,9 +262,9 @@ class Images:
         targets: bool = False,
         origins: bool = False,
     ) -> ImageDetails:
-        """One image: see `resolve`. With `newest`, the result is for a client of an old API version, in which a name refers
-        to only one image: it includes only the names that are shown with this image. `manifests`, `targets` and `origins`:
-        see `listed`."""
+        """One image: see `resolve`. If `newest` is true, the result is for a client of an old API version. In such a version
+        a name refers to only one image, so the result includes only the names that are shown with this image. `manifests`,
+        `targets` and `origins`: see `listed`."""
         from . import listing
         from .details import ImageDetails
 

@@ -186,7 +186,7 @@ class Expander:
         return self._trimmed(value or "", word[longest:], longest, from_end=modifier == "%")
 
     def _trimmed(self, value: str, pattern: str, longest: bool, *, from_end: bool) -> str:
-        """The value without the shortest or longest prefix (or suffix) that matches."""
+        """The value without the shortest or longest prefix (or suffix) that matches the pattern."""
         parts = _parts(pattern)
         if from_end:
             parts, value = parts[::-1], value[::-1]

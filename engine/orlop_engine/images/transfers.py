@@ -1,5 +1,5 @@
-"""Operations of the image service that use registries: pull, push, inspection and search. Also the limits that these
-operations share.
+"""Operations of the image service that use registries: pull, push, inspection and search. This module also holds the limits
+that these operations share.
 
 The HTTP client and the compressors are imported, on a thread, by the first operation that needs them.
 """
@@ -45,7 +45,7 @@ __all__ = ["PushRequest", "Transfers"]
 @dataclass(frozen=True, slots=True)
 class PushRequest:
     """A reference without a tag means all tags of the repository. `platform`: push only the image for this platform. Without
-    it, all images of the name are pushed if possible, otherwise the image for this host. `refuse`: see the module
+    `platform`, all images of the name are pushed if possible, otherwise the image for this host. `refuse`: see the module
     `destinations`."""
 
     reference: Reference

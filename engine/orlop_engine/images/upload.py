@@ -57,8 +57,8 @@ class Part:
 
 
 class Uploads:
-    """All uploads of the daemon. `slots` is `max-concurrent-uploads`, `attempts` is `max-upload-attempts`. `wait`: seconds
-    before the first retry; the pause grows by this time with each retry."""
+    """All uploads of the daemon. `slots` and `attempts` are `max-concurrent-uploads` and `max-upload-attempts` of
+    daemon.json. `wait`: seconds before the first retry; the pause grows by this time with each retry."""
 
     def __init__(self, slots: int, attempts: int, wait: float = 5.0) -> None:
         self.attempts = attempts
@@ -117,8 +117,8 @@ class Uploads:
                 await self.pause(tries, running.blob.id, report, error.wait)
 
     async def pause(self, tries: int, id: str, report: Report, asked: float | None = None) -> None:
-        """Wait before the next attempt. The pause grows with each attempt; if the registry asks for a pause, its length is
-        used instead."""
+        """Wait before the next attempt. The pause grows with each attempt. If the registry asks for a pause, the length that
+        it asks for is used instead, up to `_MAX_WAIT`."""
         seconds = 5 * tries if asked is None else max(1, round(min(asked, _MAX_WAIT)))
         for left in range(seconds, 0, -1):
             if id:
@@ -261,4 +261,4 @@ def _digest(fd: int) -> str:
 
 
 def _quiet(_: object) -> None:
-    """Report nothing, because requests for manifests are not shown."""
+    """Ignores progress reports, because requests for manifests are not shown to the client."""

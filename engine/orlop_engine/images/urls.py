@@ -18,7 +18,7 @@ def _quoted(text: str) -> str:
 
 
 def check_url(url: str) -> None:
-    """Raise `InvalidParameter` if the text is no valid HTTP URL."""
+    """Raise `InvalidParameter` if the text is not a valid HTTP URL."""
     if any(ord(char) < 0x20 or ord(char) == 0x7F for char in url):
         raise InvalidParameter(f"parse {_quoted(url)}: net/url: invalid control character in URL")
     scheme, _, rest = url.partition("://")

@@ -4,7 +4,7 @@ The sockets have random ports. A few stateless nftables rules in the container's
 these ports, so that the container can run its own name server on port 53. If `nft` is not installed, the sockets use port
 53.
 
-The number, the duration and the size of pending queries are limited. A slow upstream server delays no other query.
+The number, the duration and the size of pending queries are limited. A slow upstream server does not delay other queries.
 """
 
 from __future__ import annotations
