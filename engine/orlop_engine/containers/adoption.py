@@ -2,11 +2,11 @@
 still run, and records the exits that happened while no daemon ran. A monitor writes the exit code to `exit.json`. If this
 file is missing, the exit code is 255.
 
-A monitor is alive if a process has the pid and the start time in the monitor's record. The daemon serves requests before the
-monitors have answered. Until a monitor answers, clients see its container in the state that the previous daemon recorded.
-If a monitor does not answer (for example because its disk hangs or its process is stopped), other containers are not
-delayed. Operations that need this monitor fail immediately with the reason, but its container can be killed and removed.
-The container is adopted as soon as the monitor answers.
+A monitor is alive if a process exists with the pid and the start time that are stored in the monitor's record. The daemon
+serves requests before the monitors have answered. Until a monitor answers, clients see its container in the state that the
+previous daemon recorded. If a monitor does not answer (for example because its disk hangs or its process is stopped), other
+containers are not delayed. Operations that need this monitor fail immediately with the reason, but its container can be
+killed and removed. The container is adopted as soon as the monitor answers.
 """
 
 from __future__ import annotations
@@ -38,14 +38,14 @@ __all__ = ["kill_monitor", "recover"]
 
 log = logging.getLogger("orlop.containers")
 
-_PROMPT = 0.1  # seconds; a monitor that is not stopped or stuck answers faster than this
+_PROMPT = 0.1  # seconds; a monitor answers faster than this unless it is stopped or stuck
 
 
 async def recover(ports: Ports, container: Container, known: trio.Event, turns: trio.Lock) -> None:
     """Recover one container. This function sets the event `known` when it has found out, from the records on disk and from
-    the kernel, whether the container runs. After an error, the caller sets `known`. All containers share the lock `turns`,
-    so that the daemon begins one adoption at a time, and serves requests between two adoptions. Errors are logged, because
-    one broken container or a full disk must not keep the daemon from starting."""
+    the kernel, whether the container runs. After an error, the caller sets `known`. The lock `turns` is the same for all
+    containers, so that the daemon begins one adoption at a time, and serves requests between two adoptions. Errors are
+    logged, because one broken container or a full disk must not keep the daemon from starting."""
     try:
         async with container.lock:
             run = await _living_run(ports, container)
@@ -186,8 +186,8 @@ async def _adopt(ports: Ports, container: Container, run: Run, status: Status) -
     assert monitor is not None
     monitor.on_resumed = partial(on_resumed, ports, container)
     note_lost_log(ports, container, status.log_lost)
-    # The previous daemon had begun to remove the container. It died before it killed the container, and no client was told
-    # of the removal
+    # If the previous daemon had begun to remove the container, it died before it killed the container, and no client was
+    # told of the removal
     with container.publish() as draft:
         draft.removing = False
     init = runs.init_record(run.run_dir)
@@ -254,8 +254,8 @@ async def _record(ports: Ports, container: Container) -> None:
 
 
 async def _account_lost(ports: Ports, container: Container, *, never: bool = False) -> None:
-    """Record the exit of a container whose monitor has ended. Set `never` if no client was told of the start: the container
-    is then treated as if it had not been started. This function publishes the exit before its first await."""
+    """Record the exit of a container whose monitor has ended. `never` is true if no client was told of the start. The
+    container is then treated as if it had not been started. This function publishes the exit before its first await."""
     record = container.record
     run = Run(ports.paths.run_dir(record.id))
     left = os.path.isdir(run.run_dir)
@@ -277,7 +277,7 @@ async def _account_lost(ports: Ports, container: Container, *, never: bool = Fal
     if init is not None:
         await trio.to_thread.run_sync(runs.kill_cgroups, init)
     if left:
-        await runtime.clean(ports, container)  # needed even without `init`, because an interrupted start leaves no record
+        await runtime.clean(ports, container)  # needed even if `init` is None: an interrupted start leaves runtime state
     if between or died:
         await ports.rows.save(container)
     if died:

@@ -60,7 +60,7 @@ async def ensure_profile(host: HostConfig) -> None:
         return
     if wanted != apparmor.DEFAULT:
         if loaded is None:
-            return  # the runtime reports a missing profile
+            return  # if the profile is missing, the runtime reports this
         raise InvalidParameter(
             f'cannot use AppArmor profile "{wanted}": it is not loaded (apparmor_parser -r FILE loads it)'
         )

@@ -1,7 +1,7 @@
 """Attach: relay bytes between a client's connection and the streams of a container or an exec.
 
-The monitor makes Docker's stream frames; the daemon relays them unchanged. The daemon inspects only the client's input, and
-only if the container has a terminal, to find the detach keys.
+The monitor writes the output in Docker's stream frames; the daemon relays the frames unchanged. The daemon inspects only the
+client's input, and only if the container has a terminal, to find the detach keys.
 """
 
 from __future__ import annotations
@@ -89,7 +89,7 @@ class DetachKeys:
 
 
 def check(container: Container) -> None:
-    """Raise `Conflict` when a client may not attach in the container's current state."""
+    """Raise `Conflict` if clients cannot attach to the container in its current state."""
     state = container.record.state
     if state.paused:
         raise Conflict(f"container {container.id} is paused, unpause the container before attach")

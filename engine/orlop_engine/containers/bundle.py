@@ -1,7 +1,7 @@
 """The OCI bundle of a container: gather the inputs of its spec, and write config.json for the runtime.
 
 The inputs include users from the container's root, namespaces of other containers, and programs and profiles of the host.
-`engine.spec` builds the document from the results. `write` is for a start, and needs the container's monitor. `compose`
+`engine.spec` builds the document from the results. A start calls `write`, which needs the container's monitor. `compose`
 needs no monitor and writes nothing, so that `dry_run` can show the spec of a container that does not exist.
 """
 
@@ -41,9 +41,10 @@ _READ_ONLY = ("ro", "nosuid", "nodev", "noexec")  # BuildKit's options
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StartInput:
-    """The inputs of a spec that a start finds out. `network` is "new", "" for the host's network, or the path of another
-    container's network namespace. `new_network` and `user_namespace` are the paths of the monitor's namespaces. `files` are
-    the binds of resolv.conf, hostname and hosts. `mounts` and `shm`: see `mount_plan.MountPlan`."""
+    """Those inputs of the OCI spec that are known only at a start. `network` is "new", "" for the host's network, or the
+    path of another container's network namespace. `new_network` and `user_namespace` are the paths of the monitor's
+    namespaces. `files` are the bind mounts of resolv.conf, hostname and hosts. `mounts` and `shm`: see
+    `mount_plan.MountPlan`."""
 
     identity: users.Identity
     network: str
@@ -185,8 +186,8 @@ def _no_new_privileges(config: Config, host: HostConfig) -> bool:
 
 def _seccomp(config: Config, host: HostConfig, asked: str, bounding: tuple[str, ...]) -> dict[str, Any] | None:
     """The seccomp section of the spec. `asked` is the value that the client sent: "", a keyword, or the text of a profile.
-    (`docker run` reads the file of a profile and sends the text.) In daemon.json, the value for a profile is the path of its
-    file."""
+    (`docker run` reads the file of a profile and sends the text.) The value in daemon.json is a keyword or the path of a
+    profile's file."""
     profile = asked or ("unconfined" if host.privileged else config.seccomp_profile)
     if profile == "unconfined":
         return None

@@ -1,10 +1,10 @@
 """Checkpoints: the runtime writes the processes of a running container to disk (with CRIU), and a start restores them.
 
 Files: `checkpoints/NAME` in the container's directory, or NAME in a directory that the client chose. The directory `criu`
-contains the runtime's logs of the last attempt. A checkpoint is written under a temporary name and renamed when it is
-complete, so a crash leaves no partial checkpoint. The temporary directory is removed when the name is used again, or
-together with the container. A checkpoint does not contain the container's root file system. A restore uses the current files
-of the root.
+contains the runtime's logs of the last checkpoint or restore, even if it failed. A checkpoint is written under a temporary
+name and renamed when it is complete, so a crash leaves no partial checkpoint. The temporary directory is removed when the
+name is used again, or together with the container. A checkpoint does not contain the container's root file system. A restore
+uses the current files of the root.
 """
 
 from __future__ import annotations
@@ -41,7 +41,8 @@ _ENDING = 10.0  # seconds to wait until the exit is recorded, if the checkpoint 
 
 
 async def runtime_of(drivers: Drivers, container: Container) -> RuntimeCheckpoints:
-    """The container's runtime, if it supports checkpoints on this host."""
+    """The driver of the container's runtime. Raises `NotImplementedHere` if checkpoints of this container are not possible
+    on this host."""
     name = container.record.host_config.runtime
     if container.run is not None and container.run.monitor is not None and container.run.monitor.userns_path:
         raise NotImplementedHere(f"cannot checkpoint container {container.name}: it has a user namespace")

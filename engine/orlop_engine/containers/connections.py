@@ -86,7 +86,7 @@ def _running(container: Container) -> _Running | None:
     sandbox, run = container.record.sandbox, container.run
     if not container.record.state.running or sandbox is None or run is None or run.monitor is None:
         return None
-    if not run.settled.is_set():  # the path of the network namespace comes from the monitor
+    if not run.settled.is_set():  # without the monitor's answer, the path of the network namespace is unknown
         raise Unavailable(f"cannot change the networks of container {container.name}: its monitor has not answered yet")
     return _Running(sandbox, run.monitor)
 
@@ -114,8 +114,8 @@ async def connect(ports: Ports, container: Container, network: str, settings: En
 
 
 def _key(given: str, record: NetworkRecord) -> str:
-    """The key under which the row lists the network: its id if the client gave the full id, otherwise its name. A
-    stored id always means this network, even if this network is removed and another network gets its name."""
+    """The key under which the row lists the network: its id if the client gave the full id, otherwise its name. An id in the
+    row never refers to another network, not even if this network is removed and a new network gets the same name."""
     return record.id if given == record.id else record.name
 
 

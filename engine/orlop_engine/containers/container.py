@@ -28,7 +28,7 @@ from .record import ContainerRecord
 
 __all__ = ["AttachWaiter", "Container", "Joined", "PreparedSandbox", "Run", "TreeMount", "Unlisted"]
 
-_BOOT_START = 30.0  # seconds that a request waits for `owed_start`
+_BOOT_START = 30.0  # seconds that a request waits at most for `owed_start`
 
 
 class Run(msgspec.Struct, eq=False):
@@ -171,8 +171,9 @@ class Container:
         return self.record.name
 
     async def boot_start_tried(self) -> None:
-        """Wait for `owed_start`. dockerd serves no request before it has restarted the containers whose restart policies
-        require this. So clients expect that a daemon that answers has already tried to restart the container."""
+        """If this container is restarted because the daemon has started (see `owed_start`), wait until the daemon has tried
+        this. dockerd serves no request before it has restarted the containers whose restart policies require this. So
+        clients expect that a daemon that answers has already tried to restart the container."""
         if self.owed_start is not None:
             with trio.move_on_after(_BOOT_START):
                 await self.owed_start.wait()

@@ -223,8 +223,8 @@ async def create(
     newest: bool = False,
 ) -> Created:
     """Create a container. If this function raises an error, it has undone all changes. New volumes also get `volume_labels`.
-    `vet` may refuse volumes, and `images` may refuse the image. `flat_readonly`: see `mount_spec.plan`; `newest`: see
-    `resolve` of the image service."""
+    The callback `vet` can refuse volumes, and the policy `images` can refuse the image. `flat_readonly`: see
+    `mount_spec.plan`; `newest`: see `resolve` of the image service."""
     container_id = names.new_id()
     image, warnings = choose_image(ports.images, platform, request, images, newest)
     settled = settle(ports, container_id, request, image.config, warnings)
@@ -260,7 +260,7 @@ async def create(
             container = Container(draft)
             ports.index.add(container)
     except Exception:
-        await volumes.discard(ports.volumes, made)  # not earlier, because volumes in `hold` cannot be removed
+        await volumes.discard(ports.volumes, made)  # after the block, because `hold` prevents removals of the volumes
         await volumes.clear_intent(ports.store, cleared)
         raise
     ports.events.publish(container, "create")

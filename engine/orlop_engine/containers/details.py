@@ -1,5 +1,5 @@
-"""Front ends (such as the Docker API) show these values of a container in addition to its record. The functions take no
-lock. Only `sizes` and `measure` call drivers that can hang.
+"""Values of a container that front ends (such as the Docker API) show in addition to its record. The functions take no lock.
+Only `sizes` and `measure` call drivers that can hang.
 """
 
 from __future__ import annotations
@@ -88,7 +88,7 @@ class Details(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def shown_mounts(record: ContainerRecord) -> list[MountRecord]:
-    """Those mounts of the record which clients see. A `--tmpfs` is not among them: it is shown in `HostConfig` only."""
+    """The mounts in the record, without those of `--tmpfs`, which clients see only in `HostConfig`."""
     hidden = {normal_target(path) for path in record.host_config.tmpfs or ()}
     return [mount for mount in record.mounts if mount.type != "tmpfs" or mount.destination not in hidden]
 

@@ -88,9 +88,9 @@ def _decode(path: str) -> object:
 
 
 def _nvidia_selects(request: DeviceRequest) -> Sequence[str] | None:
-    """The capabilities to ask NVIDIA's hook for. If the request names the driver `nvidia`, these are all capabilities that
-    it lists. Otherwise they are the first list in the request that the hook supports. None if the hook is not installed or
-    cannot serve the request."""
+    """The capabilities to ask NVIDIA's hook for. If the request names the driver `nvidia`, these are all capabilities in the
+    request. Otherwise they are the first list of capabilities in the request that the hook supports. Returns None if the
+    hook is not installed or cannot serve the request."""
     if request.driver not in ("", "nvidia") or shutil.which(_HOOK) is None:
         return None
     offered = {"nvidia", "gpu", *_DRIVER_CAPABILITIES}

@@ -126,7 +126,7 @@ class Plan(WireBase):
 
 
 class _PlannedVolumes:
-    """The volume service without its changes. A missing volume has a placeholder as its source."""
+    """Looks up volumes like the volume service, but changes nothing. A missing volume has a placeholder as its source."""
 
     def __init__(self, real: Volumes) -> None:
         self._real = real
@@ -145,7 +145,7 @@ class _PlannedVolumes:
 class _Problems(list[str]):
     @contextmanager
     def collect(self) -> Iterator[None]:
-        """Collect an error of the block."""
+        """Collect an error that the `with` block raises."""
         try:
             yield
         except OrlopError as error:
@@ -327,20 +327,22 @@ async def _spec(
             shm=inside.shm,
         )
         spec = bundle.compose(ports, container, start)
-        if identity is None:  # the field that the OCI spec has for a name
+        if identity is None:  # `username` is the field of the OCI spec for a name without a uid
             spec["process"]["user"] = {"username": given or "root"}
         return user, spec
     return user, None
 
 
 async def _identity(ports: Ports, image: Image, user: str, groups: Sequence[str]) -> users.Identity | None:
-    """The identity of the user in the image. Nothing is mounted, so a dry run cannot read the layers of every driver."""
+    """The identity of the user in the image. None if the image would have to be mounted: a dry run mounts nothing, so it
+    cannot read the layers of some storage drivers."""
     mounts = await ports.storage.mounts(image.snapshot, readonly=True) if image.snapshot else ()
     return await volumes.patiently(partial(layer_users.resolve, mounts, user, groups))
 
 
 def _with_placeholders(answer: Plan, container_id: str, anonymous: Sequence[str]) -> Plan:
-    """Replace the random texts that were chosen for this dry run by placeholders. They cannot occur elsewhere by chance."""
+    """Replace the random texts that were chosen for this dry run (such as the container's id) by placeholders. These texts
+    are too long to occur in the plan by chance."""
     text = msgspec.json.encode(answer).decode()
     short, run = container_id[:12], container_id[:32]
     chosen = {container_id: _ID, run: _RUN, short: _SHORT}

@@ -93,7 +93,7 @@ def _handlers(directory: str) -> list[_Handler]:
 
 
 def emulated(directory: str = _DIRECTORY) -> list[Platform]:
-    """The platforms whose programs can run through an emulator. Blocks."""
+    """The platforms whose programs can run through an emulator. Reads files: call it on a thread."""
     handlers = [handler for handler in _handlers(directory) if "F" in handler.flags]
     found = []
     for architecture in sorted(_MACHINES):

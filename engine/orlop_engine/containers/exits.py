@@ -66,8 +66,8 @@ async def outcome(ports: Ports, container: Container, run: Run) -> Exited:
 
 
 async def _told(run: Run, scope: trio.CancelScope) -> None:
-    """Wait until the monitor reports the exit. Normally a run ends in this way. The monitor sends the report before it
-    cleans up."""
+    """Wait until the monitor reports the exit, as it normally does at the end of a run. The monitor sends the report before
+    it cleans up."""
     await run.exited.get()
     scope.cancel()
 

@@ -57,7 +57,7 @@ __all__ = ["begin", "launch", "network_namespace", "share_names", "task"]
 
 log = logging.getLogger("orlop.containers")
 
-_UNDOING, _ENDING = 30.0, 10.0  # seconds for undoing a start, and for the end of the start's monitor
+_UNDOING, _ENDING = 30.0, 10.0  # time limits in seconds: for undoing a start, and for the end of its monitor
 _CREATE = "failed to create task for container: failed to create shim task"
 
 
@@ -278,7 +278,7 @@ async def _attach_waiters(container: Container, run: Run, monitor: MonitorClient
 async def _undo(ports: Ports, container: Container, run: Run, plan: Any, *, deleted: bool) -> None:
     """Undo a failed start. If a step fails, the next steps are still tried. Resources that other containers may need are
     released first. The runtime's command `delete` is run last, because it may block until its deadline. `deleted` is true if
-    the monitor reported the failure: it has then run `delete` already, unless it was killed before."""
+    the monitor reported the failure. In this case the monitor has run `delete` already, unless it was killed before that."""
     container.release_attach_waiters()
     sandbox = container.record.sandbox
     _publish_sandbox(container, None)

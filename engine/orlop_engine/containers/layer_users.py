@@ -1,7 +1,7 @@
 """Resolve a user in the layers of an image that is not mounted, for `dry_run`.
 
-The two files that decide are /etc/passwd and /etc/group. They are looked up in the directories that the storage driver would
-merge with an overlay mount, with the rules of overlayfs for whiteouts and opaque directories
+This needs only the files /etc/passwd and /etc/group. They are looked up in the directories that the storage driver would
+merge with an overlay mount, by the rules of overlayfs for whiteouts and opaque directories
 (Documentation/filesystems/overlayfs.rst).
 """
 

@@ -26,7 +26,8 @@ log = logging.getLogger("orlop.containers")
 
 
 async def start(ports: Ports, container: Container, checkpoint: str = "", directory: str = "") -> None:
-    """Start a container. `checkpoint` names a checkpoint in `directory`, or in the container's own directory."""
+    """Start a container. If `checkpoint` is not "", it is the name of the checkpoint to restore. The checkpoint is in
+    `directory`, or in the container's own directory if `directory` is ""."""
     for key in needs.needed(ports.index, ports.networks, container.record):
         if (other := ports.index.by_id.get(key)) is not None:
             await other.boot_start_tried()

@@ -22,8 +22,8 @@ _RLIMITS = frozenset(
 
 
 def check(given: Resources, facts: Host, *, update: bool = False) -> list[str]:
-    """Fill in Docker's defaults (MemorySwap), reset discarded limits, and return the warnings. `update`: limits that the
-    request does not contain stay unchanged."""
+    """Fill in Docker's defaults (MemorySwap), reset discarded limits, and return the warnings. `update` is true for a
+    request that changes limits of an existing container: limits that the request does not contain stay unchanged."""
     return [
         *_memory(given, facts, update),
         *_cpu(given, facts),

@@ -32,15 +32,16 @@ def on_event(ports: Ports, container: Container, run: Run, event: Event) -> None
 
 
 def on_resumed(ports: Ports, container: Container, status: Status, asked_at: float) -> None:
-    """Called after a reconnect with the monitor's status, which replaces the reports that were missed meanwhile."""
+    """Called when the daemon is connected to the monitor again. The monitor's current status replaces the reports that the
+    daemon has missed meanwhile."""
     ports.execs.reconcile(container, status, asked_at)
     note_lost_log(ports, container, status.log_lost)
 
 
 def note_lost_log(ports: Ports, container: Container, lost: int, reason: str = "") -> None:
-    """Show lost log entries to clients. `lost` is their number since the start of the run. The monitor limits how often it
-    reports losses. The change is published without a commit; the commit of the exit saves it, and the monitor knows the
-    number until then."""
+    """Show lost log entries to clients. `lost` is the number of lost entries since the start of the run. The monitor limits
+    how often it reports losses. The change is published without a commit; the commit of the exit saves it, and the monitor
+    knows the number until then."""
     more = lost - container.record.log_lost
     if more <= 0:
         return

@@ -32,10 +32,10 @@ class ProcessTable(NamedTuple):
 
 
 async def processes(ports: Ports, container: Container, ps_args: str, *, apart: bool = False) -> ProcessTable:
-    """List a container's processes with the host's ps. With `apart`, ps is never run on processes outside the container.
-    Without `apart`, if ps refuses the list of pids, all processes of the host are listed, and the lines are filtered by the
-    column PID. This filter is not safe, because a blank in an earlier column (such as a process's name) shifts the
-    columns."""
+    """List a container's processes with the host's ps. If `apart` is true, ps is never run on processes outside the
+    container. If `apart` is false and ps refuses the list of pids, all processes of the host are listed, and the lines are
+    filtered by the column PID. This filter is not safe, because a blank in an earlier column (such as a process's name)
+    shifts the columns."""
     state = container.record.state
     if not state.running:
         raise Conflict(f"container {container.id} is not running")
@@ -50,7 +50,7 @@ async def processes(ports: Ports, container: Container, ps_args: str, *, apart: 
     words = ps_args.split()
     outcome = await _ps(*words, f"-q{','.join(map(str, pids))}")
     if outcome.status and not apart:
-        # Some selections cannot be combined with -q, so list all processes and filter the list.
+        # Some of ps's options that select processes cannot be combined with -q, so list all processes and filter the list.
         outcome = await _ps(*words)
     # With `apart`, ps fails without a message if it finds no process. Then all processes have ended: return only the titles
     if outcome.status and (outcome.stderr or not apart):

@@ -77,8 +77,8 @@ def _bridge(living: Sequence[ContainerRecord], config: Config) -> Iterator[Confi
 
 
 def _differences(network: NetworkSpec, config: Config) -> Iterator[tuple[str, str]]:
-    """Yields a pair for each setting that conflicts with this network. The first item is the property of the network on
-    which containers rely; the second item is the setting."""
+    """Yields a pair for each setting that conflicts with this network. The first item is a property of the network that its
+    containers rely on; the second item is the setting, which contradicts this property."""
     link = network.options.get(_LINK, config.bridge_name)
     if config.bridge_name != link:
         yield f"are on bridge {link}", f"bridge is {config.bridge_name or 'none'}"
@@ -106,7 +106,8 @@ def _same(key: str, text: str, subnet: Subnet) -> bool:
 
 
 def _rules(living: Sequence[ContainerRecord], config: Config) -> Iterator[ConfigError]:
-    """Containers with published ports need firewall rules. If `iptables` is off, the driver removes these rules."""
+    """Containers with published ports need firewall rules. If the setting `iptables` is false, the network driver removes
+    these rules."""
     published = [record for record in living if record.sandbox and record.sandbox.iptables and record.sandbox.ports]
     if published and not config.iptables:
         yield _conflict(published, "have published ports, which need firewall rules", "iptables is false")
@@ -114,7 +115,7 @@ def _rules(living: Sequence[ContainerRecord], config: Config) -> Iterator[Config
 
 def _roots(living: Sequence[ContainerRecord], running: Config, config: Config) -> Iterator[ConfigError]:
     """The data root and the exec root must not change. This is checked only on reload. At start, `check_at_start` detects a
-    changed root by the files in it."""
+    changed data root by the file `data-root`, and a changed exec root by missing run directories."""
     for key, old, new in (
         ("data-root", running.data_root, config.data_root),
         ("exec-root", running.exec_root, config.exec_root),

@@ -122,9 +122,9 @@ async def _remove_locked(ports: Ports, container: Container, *, volumes: bool) -
 
 
 async def _remove_rest(ports: Ports, container: Container, run: Run | None, *, volumes: bool) -> None:
-    """Remove the container's resources. The last step waits for the monitor. The monitor runs the runtime's command
-    `delete`. This takes longest, and clients see no effect of it. After this step, removals that failed because a mount was
-    busy are retried."""
+    """Remove the container's resources. The wait for the end of the monitor takes longest, because the monitor first runs
+    the runtime's command `delete`. It comes late, when clients do not notice it any more. After it, removals that failed
+    because a mount was busy are tried again."""
     record = container.record
     busy, busy_volumes = False, []
     try:
@@ -221,9 +221,8 @@ async def _discard_data(ports: Ports, container_id: str) -> None:
 
 async def sweep(ports: Ports) -> None:
     """At the daemon's start, compare directories and snapshots with the rows. Directories and snapshots without a row are
-    removed. If the row is quarantined, its directories and its snapshot are kept, because they may be the only copy of the
-    data. If a snapshot was lost in a power failure, an empty snapshot replaces it: the container's changes had not been
-    written to the disk."""
+    removed. Those of a quarantined row are kept, because they may be the only copy of the data. If a snapshot was lost in a
+    power failure, an empty snapshot replaces it: the container's changes had not been written to the disk."""
     store = ports.store
     known = {*ports.index.by_id, *(key for table, key, _ in store.quarantined() if table == "containers")}
     if sweeping := not store.lost_rows():

@@ -32,7 +32,7 @@ log = logging.getLogger("orlop.containers")
 
 _STARTS = 8
 _NEEDED = 30.0  # seconds to wait for the containers that must run before a container is started (see `needs`)
-# limit, in seconds, of the time that a starting daemon waits for the state of all containers before it serves requests
+# seconds that a starting daemon waits at most for the state of all containers, before it serves requests
 _PROMPT = 0.1
 _SLOW = 1.0  # seconds after which a shutdown logs the containers that it still waits for; usually all have ended by then
 _NAMED = 10  # the log message of a slow shutdown names at most this many containers
@@ -163,7 +163,7 @@ async def _bring_up(ports: Ports, known: Mapping[str, trio.Event], tried: Mappin
             await known[container.id].wait()
         elif not ports.config.live_restore:
             log.warning("stopping container %s, which an earlier daemon left running: live-restore is off", container.name)
-            if container.run is not None:  # only after the monitor's answer is it known whether the container is frozen
+            if container.run is not None:  # a frozen container is detected only when the monitor has answered
                 with trio.move_on_after(PATIENCE):
                     await container.run.settled.wait()
             await _stop_orderly(ports, container, _patience(ports.config, container))
@@ -278,7 +278,7 @@ async def _settle_run(ports: Ports, container: Container) -> None:
         async with container.lock:
             await prepared_sandbox.drop(ports, container)
     run = container.run
-    # A run without a monitor is still being started; the end of the daemon undoes this start
+    # If the run has no monitor yet, its start is still in progress, and is undone when the daemon ends
     if run is not None and not container.record.state.running and run.monitor is not None:
         await run.monitor.ended()
         if run.recorded and container.run is run:

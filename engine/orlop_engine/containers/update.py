@@ -54,8 +54,8 @@ _CONFLICTS = (
 
 
 def merge(host: HostConfig, request: UpdateRequest) -> HostConfig:
-    """`host` with the request's changes. Raises `Conflict` with Docker's messages, `InvalidParameter` for fixed
-    settings."""
+    """The host configuration `host` with the request's changes. Raises `Conflict` with Docker's messages, and
+    `InvalidParameter` for a setting that cannot change after the create."""
     for field in fields(Resources):
         if field.name not in (*_CHANGEABLE, *_DEVICES) and getattr(request, field.name):
             raise InvalidParameter(

@@ -60,7 +60,7 @@ def check(config: ContainerConfig, host: HostConfig, facts: Host) -> list[str]:
 
 
 def _check_server(server: str) -> None:
-    """Refuse an invalid address already at create. Docker accepts any text, and fails when the container starts."""
+    """Refuse an invalid address of a DNS server already at create. With Docker, only the start fails."""
     try:
         ipaddress.ip_address(server)
     except ValueError:

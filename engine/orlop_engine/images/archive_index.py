@@ -29,8 +29,8 @@ def _member(archive: Archive, part: Descriptor) -> Member | None:
 def chosen(archive: Archive, index: Index, wanted: Sequence[Platform]) -> list[Descriptor]:
     """The manifests to load. If `wanted` is not empty, these are the best manifests for its platforms; a platform without a
     manifest raises `NotFound`. If `wanted` is empty, these are all manifests for Linux that are in the archive; the manifest
-    for this host is the last one. Then `NotFound` is raised only if the archive contains no manifest for Linux, and the
-    index lists no manifest for this host."""
+    for this host is the last one. In this case, `NotFound` is raised only if the archive contains no manifest for Linux, and
+    the index lists no manifest for this host."""
     if wanted:
         return list({entry.digest: entry for entry in (manifests.choose(index, platform) for platform in wanted)}.values())
     present = [entry for entry in index.manifests if _is_loadable(entry) and _member(archive, entry)]

@@ -98,7 +98,8 @@ async def _read(content: ContentStore, source: _Stream | _File) -> Archive:
 
 
 async def _batches(body: AsyncIterable[bytes]) -> AsyncGenerator[bytes, None]:
-    """The body in pieces of about a MiB, because each piece is passed to another thread."""
+    """The body in pieces of about a MiB: smaller pieces would cost too much, because each piece is passed to another
+    thread."""
     pending: list[bytes] = []
     waiting = 0
     async for piece in body:

@@ -237,7 +237,7 @@ class ImageArchive:
             finally:
                 await self._resources.aclose()
             if any(self._image_store.catalog.images.get(image.id) is None for image in self._images):
-                # If an image was removed meanwhile, only the lease has protected its content
+                # If an image was removed while it was being sent, only the lease kept its content; remove the content now
                 await self._image_store.collect()
 
 

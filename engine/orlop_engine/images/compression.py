@@ -47,7 +47,7 @@ _GZIP_LEVEL = 1  # isal has levels 0 to 3; levels 2 and 3 are a third slower tha
 _ZSTD_LEVEL = 3  # the default level of zstd
 _BLOCK = 256 << 10
 _THREADS = min(4, os.cpu_count() or 1)
-_REPORT_EVERY = 0.1  # seconds between two reports
+_REPORT_EVERY = 0.1  # seconds between two progress reports
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,4 +1,4 @@
-"""Restricts where the daemon connects for a client that is limited by a role or labels (protection against SSRF).
+"""For a client that is limited by a role or labels: restricts the addresses that the daemon connects to (against SSRF).
 
 Such a client chooses registries and URLs, and the daemon connects to them. The daemon can reach the host's loopback
 addresses, private networks and a cloud's metadata service (169.254.169.254). For a restricted client, the daemon therefore

@@ -85,7 +85,7 @@ async def _own(content: ContentStore, image: Image, users: Users, origins: Origi
 def _entry(
     content: ContentStore, entry: Descriptor, members: Mapping[str, Image], users: Users, origins: Origins
 ) -> ManifestDetails:
-    """An entry of an index. Runs on a thread."""
+    """The details of the manifest that one entry of an index refers to. Runs on a thread."""
     if manifests.is_attestation(entry):
         return _attestation(content, entry)
     given = entry.platform
