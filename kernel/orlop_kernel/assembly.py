@@ -1,4 +1,5 @@
-"""Turns the plugin names in daemon.json into services, routes, guards and checks, in the order of their requirements."""
+"""Creates services, routes, guards and checks from the plugin names in daemon.json. Services are opened after the services
+that they require."""
 
 from __future__ import annotations
 
@@ -36,7 +37,7 @@ __all__ = [
 
 
 def _made(kind: str, name: str, protocol: type, *args: object) -> object:
-    """Call a plugin's factory, and check that the object implements `protocol`. Raises NotFound and DriverError."""
+    """Call a plugin's factory, and check that its result implements `protocol`. Raises NotFound and DriverError."""
     made: object = discovery.find(kind, name).make(*args)
     check_protocol(made, protocol, f'{kind} plugin "{name}"')
     return made
@@ -54,7 +55,7 @@ def service_plugins(config: Config) -> dict[str, ServicePlugin]:
 
 
 def in_order(plugins: Mapping[str, ServicePlugin]) -> dict[str, ServicePlugin]:
-    """Sort services: a required service comes first. Raises ConfigError for a missing service or a cycle."""
+    """Sort services: each comes after the services that it requires. Raises ConfigError for a missing service or a cycle."""
     ordered: dict[str, ServicePlugin] = {}
     waiting = dict(plugins)
     while waiting:
@@ -142,7 +143,8 @@ def check(loaded: Loaded) -> None:
 
 @asynccontextmanager
 async def guards(context: Context) -> AsyncIterator[list[Guards]]:
-    """Open the configured guards. Also raises ConfigError if a listener needs a guard, and no guard is configured."""
+    """Open the configured guards. Raises ConfigError if `listeners` is set and `guards` is empty, or if a guard cannot be
+    opened."""
     config = context.config
     if not config.guards and config.listeners:
         raise ConfigError("listeners need a guard: add a plugin to the key guards in daemon.json")

@@ -166,7 +166,8 @@ class Daemon:
             self._on_stop_signal(signum)
 
     def _on_stop_signal(self, signum: int) -> None:
-        """The first signal stops the daemon, the second ends all waiting, the third exits immediately."""
+        """The first signal begins the shutdown, the second ends its waits for containers and clients, the third exits at
+        once."""
         self._signals += 1
         name = signal.Signals(signum).name
         if self._signals == 1:

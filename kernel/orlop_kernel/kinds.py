@@ -25,9 +25,9 @@ __all__ = ["Check", "CheckPlugin", "Context", "FrontEnd", "GuardPlugin", "Guards
 
 
 class Context(NamedTuple):
-    """The environment of a plugin. `nursery` runs tasks that may outlive the request that started them; they end when the
-    daemon stops. `services` are the open services; a service gets only the services that were opened before it. `processes`
-    is the value that `ServicePlugin.processes` yielded; None for other kinds."""
+    """The parts of the daemon that a plugin can use. `nursery` runs tasks that may outlive the request that started them;
+    they end when the daemon stops. `services` are the open services; a service gets only the services that were opened
+    before it. `processes` is the value that `ServicePlugin.processes` yielded; None for other kinds."""
 
     loaded: Loaded
     store: Store
@@ -133,8 +133,8 @@ class Check(Protocol):
 
     async def examine(self, database: Examined, *, deep: bool) -> Sequence[Finding]:
         """Every inconsistency, found without changing anything. `database` is a snapshot of all tables, which all checks
-        share. `deep`: also run slow checks, such as reading all content. Later calls without `deep` report these findings
-        again while they may still be true."""
+        share. `deep`: also run slow checks, such as reading all content. Later calls without `deep` report the findings of
+        slow checks again while they may still be true."""
         ...
 
     def in_progress(self, finding: Finding) -> bool:
@@ -143,7 +143,7 @@ class Check(Protocol):
 
     async def repair(self, finding: Finding) -> bool:
         """If the finding is still true, do what `finding.repair` describes. Returns false if only a running daemon can do
-        this. Raises any exception on failure."""
+        this. On failure, it may raise any exception."""
         ...
 
     async def facts(self, database: Examined) -> Mapping[str, str]:

@@ -84,9 +84,9 @@ def _text(raw: bytes) -> str:
 
 
 def _make_private(path: str) -> None:
-    """Create the file with a mode that lets only root read it, because it contains the environments of containers. SQLite
-    would create a file that all users can read. SQLite's `-wal` and `-shm` files get the mode of this file. Call this before
-    the first connection, because closing the file drops SQLite's locks on it."""
+    """Create the file with a mode that lets only root read it, because it contains the environment variables of
+    containers. SQLite would create a file that all users can read. SQLite's `-wal` and `-shm` files get the mode of this
+    file. Call this before the first connection, because closing the file drops SQLite's locks on it."""
     with suppress(OSError):  # SQLite's own error follows and is clearer
         os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
     for suffix in ("", "-wal", "-shm"):
@@ -95,7 +95,7 @@ def _make_private(path: str) -> None:
 
 
 class _ForeignLog(Exception):
-    """The write-ahead log belongs to another database. SQLite would copy the log's pages into this file."""
+    """The write-ahead log belongs to another database. SQLite would copy the log's pages into the database file."""
 
 
 _IDENTITY = slice(60, 64)  # bytes of the user version in the file's header (SQLite's file format, section 1.3)

@@ -29,7 +29,8 @@ def _is_loopback(host: str) -> bool:
 
 
 def check(url: str, host: str, config: Config) -> None:
-    """Raise `ConfigError` if this address gives root's rights to any client. If `allow-insecure-tcp` is set, only warn."""
+    """Raise `ConfigError` if clients on other machines could use this address without a certificate. If
+    `allow-insecure-tcp` is set, only warn."""
     if config.verifies_clients:
         return
     lacking = "without client certificates (tlsverify is off)" if config.uses_tls else "without TLS"

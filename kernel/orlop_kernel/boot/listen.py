@@ -1,6 +1,6 @@
 """Opens the listening sockets of `hosts` and `listeners`.
 
-A unix socket belongs to root and to the configured group. `exposure` checks TCP, `tls` the TLS files.
+A unix socket belongs to root and to the configured group. `exposure` checks TCP addresses, and `tls` checks the TLS files.
 """
 
 from __future__ import annotations
@@ -139,7 +139,8 @@ def _open_entry(path: str, entry: Listener) -> trio.abc.Listener[Any]:
 
 @asynccontextmanager
 async def opened_entries(config: Config, hosts: Listeners) -> AsyncIterator[list[tuple[Listener, Listeners]]]:
-    """Open the sockets of `listeners`; yield each with its entry. If one fails, close all. `hosts`: from `opened`."""
+    """Open the sockets of `listeners`; yield each with its entry. If one fails, close all. `hosts` is the
+    result of `opened`."""
     async with AsyncExitStack() as undo:
         found: list[tuple[Listener, Listeners]] = []
         by_tcp = any(entry.host.startswith("tcp:") for entry in config.listeners)

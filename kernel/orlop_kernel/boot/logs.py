@@ -45,9 +45,10 @@ def _time(record: logging.LogRecord) -> str:
 
 
 class Throttle(logging.Filter):
-    """Logs one record of each kind in ten seconds, and drops all further records of this kind. The next logged record shows
-    how many were dropped. The caller names the kind (`extra={"throttle": "..."}`). All failures for lack of file descriptors
-    are of one kind. They are logged without tracebacks, because their cause is the limit of open files and not the code."""
+    """Logs at most one record of each kind in ten seconds, and drops further records of this kind. The next logged record
+    shows how many were dropped. The caller names the kind (`extra={"throttle": "..."}`). All failures for lack of file
+    descriptors are of one kind. They are logged without tracebacks, because their cause is the limit of open files and not
+    the code."""
 
     PERIOD = 10.0
 

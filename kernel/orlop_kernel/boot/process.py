@@ -61,8 +61,8 @@ def set_limits() -> None:
 
 
 class BootPriority:
-    """A higher priority while the daemon starts. The start takes a quarter of a second of processor time. Without priority,
-    busy containers could delay the start for seconds."""
+    """A higher priority while the daemon starts. The start takes a quarter of a second of processor time. At the usual
+    priority, busy containers could delay the start for seconds."""
 
     def __init__(self) -> None:
         self._usual = os.getpriority(os.PRIO_PROCESS, 0)

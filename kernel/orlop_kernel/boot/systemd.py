@@ -34,7 +34,7 @@ def notify_ready(status: str) -> None:
 
 
 def notify_reloading() -> None:
-    """Tell systemd that a reload begins. systemd uses the time in this message to find its request."""
+    """Tell systemd that a reload begins. systemd compares the time in this message with the time of its reload request."""
     notify(f"RELOADING=1\nMONOTONIC_USEC={time.clock_gettime_ns(time.CLOCK_MONOTONIC) // 1000}")
 
 

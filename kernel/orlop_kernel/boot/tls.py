@@ -123,8 +123,9 @@ def server_context(config: Config) -> ssl.SSLContext:
 
 
 def contexts(config: Config, hosts_by_tcp: bool) -> dict[str, ssl.SSLContext]:
-    """Maps each CA whose clients may connect (the CA of `hosts`, and the CAs of `listeners`) to a `server_context`. Raises
-    `ConfigError` also when a client certificate for one address would be accepted at an address with other rights."""
+    """Maps each CA that issues certificates of clients (the CA of `hosts`, and the CAs of `listeners`) to a
+    `server_context`. Raises `ConfigError` also when a client certificate for one address would be accepted at an address
+    with other rights."""
     if not config.uses_tls:
         return {}
     made = {config.tlscacert: server_context(config)}

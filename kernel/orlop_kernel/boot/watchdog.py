@@ -2,9 +2,10 @@
 
 A step is the run of a task between two checkpoints; during a step no client is answered. The length of a step is its wall
 time minus the time in which the thread waited for a processor (the second field of /proc/thread-self/schedstat), so that a
-busy machine causes no reports. The rest is computing, blocking system calls and waiting for the GIL. If a step waits for the
-disk when it is sampled, the report says so, because the speed of the disk depends on the machine. For a step that waited for
-another thread, only the processor time of this process is counted, because the other thread may have waited for a processor.
+busy machine causes no reports. The length therefore contains only computing, blocking system calls and waiting for the GIL.
+If a step waits for the disk when it is sampled, the report says so, because the speed of the disk depends on the machine.
+For a step that waited for another thread, only the processor time of this process is counted, because the other thread may
+have waited for a processor.
 
 The watchdog is installed while `debug` is on, or if the environment sets ORLOP_LOOP_WATCHDOG to a threshold in milliseconds.
 Otherwise this module is not imported.
@@ -39,8 +40,8 @@ _log = logging.getLogger("orlop.loop")
 
 @dataclass(frozen=True, slots=True)
 class Blocked:
-    """A step that took too long. `frames` are the innermost frames when it passed the threshold, "" if they were not sampled
-    in time. `disk`: the thread was in uninterruptible sleep then, so it probably waited for the disk."""
+    """A step that took too long. `frames` are the innermost frames when the step passed the threshold, "" if they were not
+    sampled in time. `disk` is true if the thread was in uninterruptible sleep then: it probably waited for the disk."""
 
     task: str
     seconds: float

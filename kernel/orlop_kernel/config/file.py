@@ -47,7 +47,7 @@ def find(explicit: str) -> str:
 
 
 def fallback_for(path: str) -> str:
-    """If `path` is a default file, but not the first one: the path of the first, which does not exist. Else ""."""
+    """If `path` is a default file other than the first: the path of the first, which `find` did not find. Otherwise ""."""
     return DEFAULT_FILES[0] if path in DEFAULT_FILES[1:] else ""
 
 

@@ -132,7 +132,7 @@ def _checked(name: str, keys: object) -> type[Keys]:
 
 
 def replaced(running: Config, wanted: Config, keys: Collection[str]) -> Config:
-    """The `running` configuration, with the values that `keys` have in the new configuration `wanted`."""
+    """A copy of the configuration `running` in which the given keys have their values from the configuration `wanted`."""
 
     def merged(old: Values, new: ConfigBase) -> Values:
         return msgspec.structs.replace(old, **{field: getattr(new, field) for key, field in fields(old) if key in keys})

@@ -149,7 +149,8 @@ def certificates(environ: Mapping[str, str]) -> str:
 
 
 def _certificates(values: dict[str, Any], environ: Mapping[str, str]) -> Iterator[tuple[str, str]]:
-    """Look for certificates where dockerd does. For each certificate found, set its key, and yield the key and the path."""
+    """For each of `tlscacert`, `tlscert` and `tlskey` that is not set: if dockerd's default file exists, set the key to the
+    path of this file, and yield the key and the path."""
     if values.get("tls") or values.get("tlsverify") is not None:
         where = certificates(environ)
         for key, name in (("tlscacert", "ca.pem"), ("tlscert", "cert.pem"), ("tlskey", "key.pem")):

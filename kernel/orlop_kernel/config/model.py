@@ -37,8 +37,8 @@ DEFAULT_TLS_HOST = "tcp://localhost:2376"
 
 
 class Listener(ConfigBase, frozen=True, kw_only=True, omit_defaults=True):
-    """An entry of `listeners`: one more socket, and what its clients may do. `mode` is octal; the default is 0660 with a
-    `group`, and 0600 without. `labels`: only objects with all of these labels are visible. `tlscacert`: the CA of the
+    """An entry of `listeners`: an additional socket, and the rights of its clients. `mode` is octal; the default is 0660
+    with a `group`, and 0600 without. `labels`: only objects with all of these labels are visible. `tlscacert`: the CA of the
     listener's TCP clients; the default is the daemon's CA. `image_names`: patterns of the image names that the listener's
     clients may assign, move and remove.
 

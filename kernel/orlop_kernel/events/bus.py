@@ -163,7 +163,8 @@ class EventBus:
         wanted: Filter = _every,
     ) -> Subscription:
         """Subscribe to new events. With `since_ns` or `until_ns` (Unix time), past events come first, and no event between
-        them and the new events is missing. If `until_ns` is in the past, only past events come; 0 means until now."""
+        them and the new events is missing. If `until_ns` is in the past, only past events come; `until_ns=0` means
+        until now."""
         past: list[Event] = []
         if since_ns is not None or until_ns is not None:
             since, end = since_ns or 0, until_ns or self._last_ns

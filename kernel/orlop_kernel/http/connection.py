@@ -214,7 +214,7 @@ class Connection:
 
 
 def _client_left(error: BaseException) -> bool:
-    """Whether the client disconnected, possibly within a body. Such errors are not logged."""
+    """Whether the error means that the client disconnected, possibly within a body. Such errors are not logged."""
     if isinstance(error, BaseExceptionGroup):
         return all(_client_left(inner) for inner in error.exceptions)
     return isinstance(error, trio.BrokenResourceError | trio.ClosedResourceError | BodyError)

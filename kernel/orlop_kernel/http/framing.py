@@ -75,7 +75,8 @@ class Chunked:
         return (pieces[0] if len(pieces) == 1 else b"".join(pieces)), data[at:]
 
     def _line(self, data: bytes, at: int) -> int:
-        """Parse the line at `at`, next to a chunk. Returns the position after it, or `at` if the line is incomplete."""
+        """Parse the line at position `at`: the size of a chunk, the CRLF after its data, or a trailer. Returns the position
+        after the line, or `at` if the line is incomplete."""
         if self._ending:
             return self._crlf(data, at)
         end = data.find(b"\n", at, at + _LINE_LIMIT)

@@ -133,7 +133,7 @@ Handler = Callable[[Request], Awaitable[Answer]]
 
 
 class Limits(msgspec.Struct, frozen=True):
-    """Limits for clients. Times are in seconds, sizes in bytes. If the default is 0, the value 0 means no limit."""
+    """Limits for clients. Times are in seconds, sizes in bytes. For limits whose default is 0, 0 means no limit."""
 
     head: int = 64 << 10
     headers: int = 128

@@ -108,8 +108,8 @@ class Transport:
                 pass  # the peer closed first
 
     async def hung_up(self) -> None:
-        """Return when both directions are shut down or the connection is broken. For a task that neither reads nor sends. If
-        the client's machine is gone, TCP keepalive breaks the connection. Never returns for test streams."""
+        """Return when both directions are shut down or the connection is broken. Used by tasks that neither read nor send.
+        If the client's machine is gone, TCP keepalive breaks the connection. Never returns for test streams."""
         stream = self.stream.transport_stream if isinstance(self.stream, trio.SSLStream) else self.stream
         if not isinstance(stream, trio.SocketStream):
             await trio.sleep_forever()

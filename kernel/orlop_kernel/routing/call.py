@@ -45,8 +45,9 @@ class Call:
     there is none. `pattern` is the route's pattern, for guards, metrics and the audit log; `dialect` decodes bodies and
     formats errors.
 
-    A guard may restrict the call by two fields. The method `filters` adds the labels in `only` to the filters of the client.
-    The front end and the engine interpret `restrictions`; None means no restrictions."""
+    A guard may restrict the call by setting `only` and `restrictions`. The field `only` is a tuple of labels, which the
+    method `filters` adds to the filters of the client. The front end and the engine interpret `restrictions`; None means no
+    restrictions."""
 
     __slots__ = (
         "_json",
