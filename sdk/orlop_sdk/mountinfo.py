@@ -32,7 +32,7 @@ def _text(field: bytes) -> str:
 
 
 def parse(content: bytes) -> list[MountEntry]:
-    """All mounts, in the kernel's order. If one mount is mounted on another mount, it comes later in the list."""
+    """All mounts, in the kernel's order. A mount comes after the mount on which it is mounted."""
     entries = []
     for line in content.splitlines():
         head, _, tail = line.partition(b" - ")

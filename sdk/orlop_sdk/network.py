@@ -35,9 +35,10 @@ class NetworkCapabilities(msgspec.Struct, frozen=True):
     (`EndpointState.addresses`). `publishes` is true if the driver can publish ports. Then the daemon must know an endpoint's
     addresses before `attach`. `predefined_only` is true if users cannot create networks with this driver. Such a driver has
     one network, which always exists. `macs` is true if an endpoint gets the MAC address that the daemon derives from its IP
-    address. If it is false, `Endpoint.mac` is set only if a user asks for an address. `several_subnets` is true if a network
-    may have more than one subnet of each IP version. `uplink_option` is the name of the option that connects a network to
-    other hosts, and "" for a driver without such an option. A network that does not set the option is internal."""
+    address. If it is false, `Endpoint.mac` is set only if a user asks for a MAC address. `several_subnets` is true if a
+    network may have more than one subnet of each IP version. `uplink_option` is the name of the option that connects a
+    network to other hosts, and "" for a driver without such an option. A network that does not set the option is
+    internal."""
 
     sandbox: str = "new"
     addresses: bool = True
@@ -114,7 +115,7 @@ class Endpoint(msgspec.Struct, frozen=True):
     """A container's attachment to a network, as the daemon wants it to be. `netns` is a path below /proc at which the
     container's network namespace can be opened. It is valid while the container's monitor runs. `ifname` is the interface
     name in the container. `default_route`: the container's default route goes through this endpoint. If `mac` is "", the
-    driver chooses the address. `links` are the ports to which `--link` gives this container access."""
+    driver chooses the MAC address. `links` are the ports to which `--link` gives this container access."""
 
     id: str
     network: NetworkSpec

@@ -124,7 +124,7 @@ def overlay_changes(upper: str, lowers: Sequence[str]) -> list[Change]:
 
     def note(path: str, kind: ChangeKind) -> None:
         found[f"/{path}"] = kind
-        while (path := path.rpartition("/")[0]) and f"/{path}" not in found:  # a path that was found has its parents, too
+        while (path := path.rpartition("/")[0]) and f"/{path}" not in found:  # `found` contains all parents of each path
             found[f"/{path}"] = ChangeKind.MODIFIED
 
     root = os.open(upper, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)

@@ -61,7 +61,7 @@ class StorageContext(msgspec.Struct, frozen=True):
 
 class UnpackTarget(msgspec.Struct, frozen=True):
     """The directory where the daemon's unpacker writes a layer's files. If `overlay_whiteouts` is true, a `.wh.` entry
-    becomes an overlayfs whiteout. If it is false, the unpacker removes the path that the entry names from the tree."""
+    becomes an overlayfs whiteout. If it is false, the unpacker deletes the file or directory that the entry names."""
 
     directory: str
     overlay_whiteouts: bool
@@ -69,8 +69,8 @@ class UnpackTarget(msgspec.Struct, frozen=True):
 
 class StreamTarget(msgspec.Struct, frozen=True):
     """The program that turns a tar stream into a layer (see `LayerStream`). `argv` begins with the program's absolute path.
-    The program's working directory is `directory`; it can write only there. `keep` is the name of a file in `directory` to
-    which the daemon writes a copy of the tar, "" for none."""
+    The program's working directory is `directory`, and the program can write only there. `keep` is the name of a file in
+    `directory` to which the daemon writes a copy of the tar, "" for none."""
 
     directory: str
     argv: tuple[str, ...]
@@ -78,7 +78,7 @@ class StreamTarget(msgspec.Struct, frozen=True):
 
 
 class Usage(msgspec.Struct, frozen=True):
-    """Disk usage of a snapshot, without its parents: `size` in bytes of file content, and the number of inodes."""
+    """Disk usage of a snapshot, without its parents. `size` is the size of the files' content in bytes."""
 
     size: int
     inodes: int = 0
@@ -180,9 +180,10 @@ class LayerRebase(Protocol):
 
     async def commit_on(self, key: str, name: str, parent: str) -> None:
         """Like `commit`, for an active snapshot that was prepared without a parent and has never been mounted. After this
-        call, the layer has the committed snapshot `parent` as parent, as if it had been prepared with it. Raises `NotFound`
-        for an unknown parent, and `Conflict` if the parent is active, or if the snapshot has another parent. Before its
-        first await, the method must record that `parent` has a child, so that `parent` cannot be removed meanwhile."""
+        call, the layer has the committed snapshot `parent` as parent, as if `prepare` had been called with this parent.
+        Raises `NotFound` for an unknown parent, and `Conflict` if the parent is active, or if the snapshot has another
+        parent. Before its first await, the method must record that `parent` has a child, so that `parent` cannot be removed
+        meanwhile."""
         ...
 
 
@@ -217,7 +218,7 @@ class LayerStream(Protocol):
       before its content, and nothing is below a symlink or a file. The target of a hard link comes before the link.
     - A name may occur again. The later entry replaces the earlier entry and everything below it. An exception is a directory
       that occurs again as a directory: it keeps its content, and gets new attributes.
-    - Last come the whiteouts (OCI image specification): `.wh.NAME` in a directory where the layer has no NAME, and
+    - The whiteouts (OCI image specification) come last: `.wh.NAME` in a directory where the layer has no NAME, and
       `.wh..wh..opq` in a directory that hides all names of lower layers. No other name begins with `.wh.`.
 
     The program reads the normalized tar from standard input while the layer is downloaded. The program runs in a worker

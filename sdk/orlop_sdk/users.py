@@ -1,7 +1,7 @@
 """Resolves `--user` in the container's own /etc/passwd and /etc/group.
 
-The image controls these files, so they are opened relative to the root's descriptor, must be regular, and are read up to a
-limit.
+The image controls these files, so they are opened relative to the root's descriptor, must be regular files, and are read
+only up to a limit.
 """
 
 from __future__ import annotations

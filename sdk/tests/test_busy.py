@@ -1,4 +1,4 @@
-"""How long a test lets an event loop be blocked."""
+"""How long an event loop may be blocked in a test."""
 
 from __future__ import annotations
 

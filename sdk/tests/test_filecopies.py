@@ -1,4 +1,4 @@
-"""The helper of copies and its owner (the copies as a whole are tested with the builder)."""
+"""The two processes of `filecopies`: the helper and the owner. (Copies of whole trees are tested with the builder.)"""
 
 from __future__ import annotations
 
@@ -108,7 +108,7 @@ def test_close_waits_for_the_batch_in_progress(tmp_path: Path) -> None:
         for fd in fds:
             os.close(fd)
         assert closing.wait(60)
-        time.sleep(0.2)  # meanwhile, an owner that does not wait would continue
+        time.sleep(0.2)  # during this time, `close` would return if it did not wait
         answered.set()
 
     with directories(tmp_path) as (source, target), helper(slow) as made:

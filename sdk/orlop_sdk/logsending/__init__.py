@@ -1,4 +1,4 @@
-"""The parts that log drivers share if they send to a service: a queue and a thread for each container, connections that are
+"""Shared parts of the log drivers that send to a service: a queue and a thread for each container, connections that are
 opened again after a failure, and common settings.
 
 A driver implements `Sender`: how to connect, and how to send some lines. `SendingWriter` is its `LogWriter`. Most senders

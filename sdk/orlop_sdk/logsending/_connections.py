@@ -23,8 +23,8 @@ _GONE = (errno.ECONNREFUSED, errno.ECONNRESET, errno.ENOENT, errno.ENOTCONN, err
 
 
 class Tls(msgspec.Struct, frozen=True):
-    """The settings of a TLS connection. Paths of PEM files may be "". `verify`: check the certificate of the service.
-    `name`: the name that this certificate must contain; "" means the host in the address."""
+    """The settings of a TLS connection. `ca`, `cert` and `key` are paths of PEM files; "" means no file. `verify`: check the
+    certificate of the service. `name`: the name that this certificate must contain; "" means the host in the address."""
 
     ca: str = ""
     cert: str = ""

@@ -132,7 +132,7 @@ class RouteSocket:
                 interrupted |= bool(flags & netlink.NLM_F_DUMP_INTR)
                 if kind not in (netlink.NLMSG_DONE, netlink.NLMSG_ERROR):
                     found.append(body)
-                elif code := netlink.read_error(body):  # the end of a listing has an errno, too
+                elif code := netlink.read_error(body):  # NLMSG_DONE contains an errno, too
                     raise Refused(request.what, code)
                 else:
                     return found, interrupted

@@ -1,8 +1,8 @@
 """Encoding of the rtnetlink messages that connect and disconnect an endpoint, and decoding of the kernel's answers. This
 module does no I/O.
 
-For each container, this module takes microseconds, and pyroute2 would take milliseconds. Formats: linux/netlink.h,
-rtnetlink.h, if_link.h, net_namespace.h, veth.h, if_addr.h, in the byte order of the host.
+This module needs microseconds for each container; pyroute2 would need milliseconds. Formats: linux/netlink.h, rtnetlink.h,
+if_link.h, net_namespace.h, veth.h, if_addr.h, in the byte order of the host.
 """
 
 from __future__ import annotations
@@ -117,8 +117,9 @@ def _packed(address: str) -> tuple[int, bytes]:
 
 
 def add_veth(name: str, master: int, peer: str, namespace: int, mac: str, mtu: int, group: int = 0) -> Request:
-    """Make a veth pair. `name` is in this namespace, up, a port of the bridge `master` and in link group `group`. `peer` is
-    down, in the namespace of the file descriptor `namespace`. `mtu` 0 means the kernel's default."""
+    """Make a veth pair. The link `name` is in this namespace. It is up, belongs to the link group `group`, and is a port of
+    the bridge whose index is `master`. The link `peer` is down, and is in the namespace of the file descriptor `namespace`.
+    `mtu` 0 means the kernel's default."""
     size = _number(_IFLA_MTU, mtu) if mtu else b""
     inside = (
         _link()
@@ -140,7 +141,7 @@ def add_veth(name: str, master: int, peer: str, namespace: int, mac: str, mtu: i
 
 
 def enslave(name: str, master: int, mtu: int) -> Request:
-    """Make a link a port of the bridge `master`, and up. `mtu` 0 leaves the MTU unchanged."""
+    """Set a link up, as a port of the bridge whose index is `master`. `mtu` 0 leaves the MTU unchanged."""
     size = _number(_IFLA_MTU, mtu) if mtu else b""
     body = _link(flags=_IFF_UP, change=_IFF_UP) + _text(_IFLA_IFNAME, name) + _number(_IFLA_MASTER, master) + size
     return Request(_NEWLINK, _ASK, body, f"make link {name} a bridge port")
@@ -194,8 +195,8 @@ def add_link(
     group: int = 0,
 ) -> Request:
     """Make a link of a kind such as "macvlan". The link is down. `data`: the attributes of IFLA_INFO_DATA. `parent`: the
-    index of the lower link in this namespace. `namespace`: a file descriptor of the namespace of the new link. With `mtu` 0
-    and `mac` "", the kernel chooses."""
+    index of the lower link in this namespace. `namespace`: a file descriptor of the namespace of the new link. If `mtu` is 0
+    or `mac` is "", the kernel chooses the value."""
     info = _text(_INFO_KIND, kind) + (attribute(_INFO_DATA, data) if data else b"")
     body = _link() + _text(_IFLA_IFNAME, name)
     if mac:

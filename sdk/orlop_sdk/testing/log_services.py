@@ -45,9 +45,9 @@ Line = tuple[str, bytes]
 
 
 class RecordingService:
-    """Records the datagrams or the data of each connection at a socket. `kind` is `udp`, `tcp`, `unix` or `unixgram`;
-    `path` is for `unix` and `unixgram`. `address` is a URL. `decode` turns the records into lines. `answer` is called
-    with the received data that was not answered yet. It returns the length of the data that is now answered, and the
+    """Listens at a socket, and records each datagram, or the data of each connection. `kind` is `udp`, `tcp`, `unix` or
+    `unixgram`; `path` is for `unix` and `unixgram`. `address` is a URL. `decode` turns the records into lines. `answer` is
+    called with the received data that was not answered yet. It returns the length of the data that is now answered, and the
     bytes to send. `secured` is the TLS context. If `keeps` is false, the service discards the data, and only counts the
     newlines in `lines`. While `hangs` is true, the service reads nothing."""
 

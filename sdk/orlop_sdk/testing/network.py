@@ -173,7 +173,8 @@ class FakeNetwork:
 
 def in_own_network(main: Main) -> None:
     """Run `main` under trio in a thread that has a new network namespace (loopback down). The test uses this namespace as
-    the host's. Threads that the driver starts are in the same namespace. The namespace ends with the thread."""
+    the host's network namespace. Threads that the driver starts are in the same namespace. The namespace ends with the
+    thread."""
     failures: list[BaseException] = []
 
     def run() -> None:
@@ -310,7 +311,7 @@ class NetworkSuite:
                 endpoint = self.endpoint(network, netns, 2, PublishedPort("tcp", "0.0.0.0", 8080, 80))
                 state = await driver.attach(endpoint)
             await driver.detach(msgspec.structs.replace(endpoint, netns=""), state)
-            with self.namespace() as netns:  # another endpoint can have the address and the port immediately
+            with self.namespace() as netns:  # a new endpoint can get the same address and port immediately
                 again = msgspec.structs.replace(endpoint, id="f" * 64, netns=netns)
                 state = await driver.attach(again)
                 await driver.detach(again, state)
@@ -347,7 +348,7 @@ class NetworkSuite:
                     await driver.attach(loser)
                 if self.look(second) is not None:
                     assert f"{loser.addresses[0].address}" not in (self.look(second) or set())
-                # The failed attach must not leave its other port published.
+                # The failed `attach` must not have left the port of `other` published.
                 third_endpoint = self.endpoint(network, third, 4, other)
                 state = await driver.attach(third_endpoint)
                 await driver.detach(third_endpoint, state)

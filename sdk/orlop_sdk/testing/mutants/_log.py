@@ -161,7 +161,7 @@ def _twice(every: int) -> Any:
 def _counts_blocks(original: Any, self: Any, info: LogInfo, options: Any, query: LogQuery) -> Any:
     reader = original(info, options, query)
     if query.tail and query.tail < len(self._of(info)[0]):
-        reader._next = 0  # the first entry of the log, where its block begins
+        reader._next = 0  # the beginning of the block that contains the first requested entry
     return reader
 
 

@@ -1,4 +1,4 @@
-"""Mutants of `FakeNetwork`. It changes nothing on the host, so these mutants have no wrong links or routes."""
+"""Mutants of `FakeNetwork`. The fake changes nothing on the host, so no mutant makes wrong links or routes."""
 
 from __future__ import annotations
 
