@@ -72,7 +72,8 @@ async def _living_run(ports: Ports, container: Container) -> Run | None:
         return None
     run.monitor = monitor = await _reach(ports, container, run)
     record = container.record
-    # If the row does not contain the monitor's pid, kill the monitor: no client was told that its container runs
+    # A monitor whose pid is not in the row is killed below: no client was told that its container runs. (The pid is None in
+    # rows of an older daemon.)
     if monitor is not None and record.monitor_pid in (None, monitor.pid):
         if _is_accounted(record, run):
             await _adopt_ended(ports, container, run)

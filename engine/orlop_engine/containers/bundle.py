@@ -98,7 +98,7 @@ def compose(ports: Ports, container: Container, given: StartInput) -> dict[str, 
     init = _init_binary(ports.config, record.host_config)
     args = ["/sbin/docker-init", "--", *record.args] if init else record.args
     process = process_input(ports.config, record, identity, args, bounding, linked)
-    if container.unlisted:  # the caller has set all variables except HOME
+    if container.unlisted:  # the caller has set all environment variables except HOME
         process = replace(process, env=environment.with_home(record.config.env or (), identity.home))
     spec = build.build(
         build.SpecInput(

@@ -50,7 +50,7 @@ class Run(msgspec.Struct, eq=False):
     graces: set[trio.CancelScope] = set()
     """The scopes of tasks that hold the container's lock and wait for its exit. `expedite` shortens these waits."""
     latest: float = float("inf")
-    """The time at which every wait in `grace` ends at the latest."""
+    """No wait in `grace` lasts beyond this time."""
 
     async def grace(self, seconds: float) -> None:
         """Wait for the exit, for at most `seconds`, or less if `expedite` shortens the wait."""
@@ -135,8 +135,8 @@ class Container:
         """`Rows.change` holds this lock while it commits the row and publishes the new record."""
         self.lock = StateLock()
         self.network_lock = trio.Lock()
-        """The lock of operations that change `record.sandbox` and await meanwhile: connect, disconnect, and the processing
-        of an exit, which does not take `lock`."""
+        """This lock is held by the operations that change `record.sandbox` and await in between: connect, disconnect, and
+        the processing of an exit (which does not take `lock`)."""
         self.run: Run | None = None
         self.next_exit: Future[int] = Future()
         self.removed: Future[int] = Future()
@@ -210,8 +210,8 @@ class Container:
         self.revision = object()
 
     def release_attach_waiters(self) -> None:
-        """The start has failed, or the container is removed. Wake the tasks of clients that attached before the start; these
-        clients get no stream."""
+        """Wake the tasks of clients that attached before the start; these clients get no stream. Called when the start has
+        failed, or when the container is removed."""
         waiters, self.attach_waiters = self.attach_waiters, []
         for waiter in waiters:
             waiter.joined.set(None)

@@ -100,7 +100,7 @@ class ContainerIndex:
             raise
 
     def check_free(self, name: str) -> None:
-        """Raise `Conflict`, with Docker's message, if a container has or gets this name."""
+        """Raise `Conflict`, with Docker's message, if a container has this name, or if the name is reserved for one."""
         if holder := self.names.get(name):
             raise Conflict(
                 f'Conflict. The container name "/{name}" is already in use by container "{holder}". You have to remove (or '

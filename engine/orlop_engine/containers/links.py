@@ -58,8 +58,8 @@ def _is_user_defined(mode: str) -> bool:
 
 
 def _sharing(index: ContainerIndex, name: str) -> Container:
-    """The container whose network the named container uses. This is the named container itself, or the container whose
-    network it shares. Raises `NotFound`."""
+    """The container that owns the network of the container `name`: this container itself, or the container whose network it
+    shares. Raises `NotFound`."""
     seen: set[str] = set()
     other = index.get(name)
     while (mode := other.record.host_config.network_mode).startswith("container:") and other.id not in seen:
@@ -108,7 +108,7 @@ def _addresses(other: Container) -> list[str]:
 
 
 def ports(index: ContainerIndex, networks: KnownNetworks, record: ContainerRecord) -> list[LinkedPort]:
-    """The exposed ports of the containers on the default bridge that this container links to."""
+    """The exposed ports of the containers to which this container has links on the default bridge."""
     found = []
     for other in linked(index, networks, record):
         for exposed in normal_ports(index.by_id[other].record.config.exposed_ports or ()):
@@ -169,7 +169,7 @@ def names(index: ContainerIndex, networks: KnownNetworks) -> dict[str, list[str]
 
 
 def shown(index: ContainerIndex, networks: KnownNetworks, record: ContainerRecord) -> list[str] | None:
-    """`HostConfig.Links` of inspect, with the current names."""
+    """`HostConfig.Links` of inspect, with the current names of the containers."""
     found = [f"/{index.by_id[other].name}:/{record.name}/{alias}" for other, alias in _legacy(index, networks, record)]
     return sorted(found) or None
 

@@ -23,9 +23,9 @@ _HEALTH = frozenset({"none", "starting", "healthy", "unhealthy"})
 
 
 def select(ports: Ports, *, everything: bool, limit: int, filters: Filters) -> list[Container]:
-    """The containers that match all filters, newest first. If a key has several values, a container must match one of them.
-    If the key is `label`, it must match all of them. A key without values is ignored. Stopped containers are included only
-    with `everything`, a limit or a `status` filter."""
+    """The containers that match all filters, newest first. If a filter has several values, a container must match one of
+    them; for the filters `label`, `before` and `since`, it must match all of them. A filter without values is ignored.
+    Stopped containers are included only with `everything`, a limit or a `status` filter."""
     for key in filters:
         if key not in _KNOWN:
             raise InvalidParameter(f"invalid filter '{key}'")

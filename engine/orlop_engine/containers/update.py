@@ -44,7 +44,7 @@ _DEVICES = (
     "blkio_device_read_iops",
     "blkio_device_write_iops",
 )
-"""Lists of limits by device. With null the limits stay unchanged; an empty list removes them."""
+"""Lists of limits by device. In a request, null leaves the limits unchanged, and an empty list removes them."""
 _CONFLICTS = (
     ("nano_cpus", "cpu_period", "Nano CPUs cannot be updated as CPU Period has already been set"),
     ("nano_cpus", "cpu_quota", "Nano CPUs cannot be updated as CPU Quota has already been set"),

@@ -86,8 +86,8 @@ class Catalog:
             _drop(self._children, image.parent, image.id)
 
     def point(self, reference: Reference, *images: str, owner: str = "", index: str = "") -> None:
-        """Make a reference refer to exactly these images, which are for different platforms. `newest` returns the first of
-        them."""
+        """Make a reference refer to exactly these images, which are for different platforms. After this, the method `newest`
+        returns the first of them."""
         if reference in self.references:
             self.drop(reference)
         self.changes += 1
