@@ -88,7 +88,8 @@ class Connection:
             self.close()  # after invalid data, the rest of the stream cannot be parsed
 
     def hold(self) -> None:
-        """Handle no further request until `release` or `become_stream`, because the current request is still in progress."""
+        """Handle no further request until `release` or `become_stream` is called, because the current request is still in
+        progress."""
         self._held = True
 
     def release(self) -> None:

@@ -62,16 +62,16 @@ class Loop:
         self.on_readable(self._wake.fileno(), self._reap)
 
     def on_readable(self, fd: int, callback: Callback | None) -> None:
-        """Call `callback` whenever `fd` is readable, at EOF or in error. With None, stop watching."""
+        """Call `callback` whenever `fd` is readable, at EOF or in error. If `callback` is None, stop watching."""
         self._set(self._readers, fd, callback)
 
     def on_writable(self, fd: int, callback: Callback | None) -> None:
-        """Call `callback` whenever `fd` is writable or in error. With None, stop watching."""
+        """Call `callback` whenever `fd` is writable or in error. If `callback` is None, stop watching."""
         self._set(self._writers, fd, callback)
 
     def on_hangup(self, fd: int, callback: Callback | None) -> None:
         """Call `callback` when both directions of the socket `fd` are shut down, or when the connection is broken. If only
-        one direction is shut down, `callback` is not called. With None, stop watching."""
+        one direction is shut down, `callback` is not called. If `callback` is None, stop watching."""
         self._set(self._hangups, fd, callback)
 
     def forget(self, fd: int) -> None:

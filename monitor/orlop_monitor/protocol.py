@@ -84,8 +84,8 @@ class Log(msgspec.Struct, frozen=True):
 
 class Tree(msgspec.Struct, frozen=True):
     """A part of a volume or an image, or shared memory of several containers. The tree is mounted at `<stage>/<name>`, a
-    path that no container can change, and the OCI spec binds the tree from there. The content of the tree is made by
-    `mounts`. If `pid` is set, the content is a copy of the mounts that the process `pid` (another monitor) has at `path`.
+    path that no container can change, and the OCI spec binds the tree from there. The mounts in `mounts` make the content of
+    the tree. If `pid` is set, the content is a copy of the mounts that the process `pid` (another monitor) has at `path`.
     `subpath` is resolved inside the content, by descriptor. For a container with a user namespace, the content is id-mapped
     if its file system supports this."""
 
@@ -168,8 +168,8 @@ class Forward(msgspec.Struct, frozen=True):
 
 class Serve(msgspec.Struct, frozen=True, tag=True):
     """`moved` contains pairs of an old and a new address. Listeners whose target is the old address get the new address as
-    target; if the new address is "", they are closed. After that, serve additional listeners, whose sockets are attached
-    (SCM_RIGHTS) in order. Answer: `Status`."""
+    target; if the new address is "", they are closed. After that, the monitor serves additional listeners, whose sockets are
+    attached (SCM_RIGHTS) in order. Answer: `Status`."""
 
     forwards: tuple[Forward, ...]
     moved: tuple[tuple[str, str], ...] = ()
@@ -195,8 +195,8 @@ class Attach(msgspec.Struct, frozen=True, tag=True):
 
 
 class Exec(msgspec.Struct, frozen=True, tag=True):
-    """Run an additional process. With `attach`, this connection becomes the process's stream; otherwise the process's output
-    is dropped. Answer: `Started` or `Failed`; later, subscribers get an `ExecExited` event."""
+    """Run an additional process. If `attach` is set, this connection becomes the process's stream; otherwise the process's
+    output is dropped. Answer: `Started` or `Failed`; later, subscribers get an `ExecExited` event."""
 
     exec_id: str
     run: Command

@@ -40,8 +40,8 @@ def detachable(entries: Sequence[MountEntry], needed: Iterable[str], trees: Iter
     file systems busy after the host unmounts them.
 
     If the parent of a mount propagates, an unmount on the host also unmounts the copy. A mount with such a parent must not
-    be detached, because the detach would propagate to the host. Some other mounts must not be detached either: the needed
-    mounts, the mounts in or above one of `trees`, and all mounts above a mount that stays.
+    be detached, because the detach would propagate to the host. Some other mounts must not be detached either: the mounts at
+    or above a path in `needed`, the mounts in or above one of `trees`, and all mounts above a mount that stays.
     """
     by_id = {entry.id: entry for entry in entries}
     needed, trees = tuple(needed), tuple(trees)

@@ -28,8 +28,8 @@ def _moved(path: str, directory: str, place: str) -> str:
 
 
 class Shift:
-    """Makes mounts for the user namespace `user`. `open` attaches a clone of `directory`, the storage driver's directory,
-    below `stage`."""
+    """Makes mounts for the user namespace `user`. The method `open` attaches a clone of the storage driver's directory,
+    `directory`, below `stage`."""
 
     def __init__(self, ids: IdMap, user: int, directory: str, stage: str) -> None:
         self._ids, self._user = ids, user

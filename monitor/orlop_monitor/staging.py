@@ -24,8 +24,8 @@ __all__ = ["build"]
 
 
 def build(stage: str, trees: Sequence[Tree], shift: Shift | None = None) -> None:
-    """Mount all trees below `stage`. A raised `OSError` names the path. With `shift`, the trees are id-mapped, and the stage
-    is accessible to other users, because the runtime then runs as another user."""
+    """Mount all trees below `stage`. A raised `OSError` names the path. If `shift` is given, the trees are id-mapped, and
+    the stage is accessible to other users, because the runtime then runs as another user."""
     if not trees and shift is None:
         return
     linux.mount("tmpfs", "tmpfs", stage, ["mode=0711" if shift else "mode=0700", "size=1m"])

@@ -2,7 +2,7 @@
 the stubs before the start and removes them after the exit. Otherwise the runtime would create the mount points, and they
 would become part of the layer.
 
-A mount point in which the container has created files stays. The times of directories are restored. When an entry of a
+A mount point in which the container has created files is kept. The times of directories are restored. When an entry of a
 directory changes, overlayfs copies the directory up; if its attributes are unchanged, the directory is not part of the
 layer.
 """
@@ -22,7 +22,7 @@ from .protocol import MountPoint
 __all__ = ["Stubs"]
 
 _DEPTH = 256
-_LINKS = 40  # limit of symlinks that are followed in one path; the kernel has the same limit
+_LINKS = 40  # maximum number of symlinks that are followed in one path, as in the kernel
 
 
 class Stubs:

@@ -69,7 +69,7 @@ class _Offers(msgspec.Struct):
 
 
 async def inspect(connector: Connector, name: str, credentials: Credentials, refuse: Refuse | None) -> Distribution:
-    """The descriptor and platforms of a manifest or index. Raises with Docker's messages and statuses."""
+    """The descriptor and platforms of a manifest or index. Raises errors with Docker's messages and statuses."""
     if image_id(name) is not None:
         raise DriverError("no manifest found for full image ID")
     reference = parse(name)

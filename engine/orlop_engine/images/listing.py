@@ -46,7 +46,7 @@ def boolean(filters: Filters, name: str, default: bool) -> bool:
 
 def moment(text: str, now: float) -> float:
     """Convert the value of an `until` filter to Unix time. The value is a number of Unix seconds, an RFC 3339 date (possibly
-    abbreviated), or a Go duration before now."""
+    abbreviated), or a Go duration, which is subtracted from the current time."""
     if re.fullmatch(r"\d{1,15}(\.\d+)?", text, re.ASCII):
         return float(text)
     pieces = _DURATION.findall(text) if len(text) < _LONGEST else []
@@ -201,10 +201,10 @@ async def names_of(catalog: Catalog, image: Image) -> tuple[list[str], list[str]
 async def choose(
     catalog: Catalog, filters: Filters, *, everything: bool, newest: bool = False, now: float | None = None
 ) -> list[Listed]:
-    """The images that a list shows, newest first. Untagged images with children are shown only with `everything`. A name
-    that refers to images for several platforms is shown with the image for this host; the other images of the name have no
-    entry. With `newest`, the list is for clients of old API versions, in which a name refers to only one image. In this case
-    the name is shown with the image that was added last, and the other images are shown as untagged."""
+    """The images that a list shows, newest first. Untagged images with children are shown only if `everything` is true. A
+    name that refers to images for several platforms is shown with the image for this host; the other images of the name have
+    no entry. If `newest` is true, the list is for clients of old API versions, in which a name refers to only one image. In
+    this case the name is shown with the image that was added last, and the other images are shown as untagged."""
     wanted = _Wanted(catalog, filters, everything, time.time() if now is None else now, newest)
     pace, result = Pace(), []
     for image in list(catalog.images.values()):

@@ -75,7 +75,7 @@ class Progress:
     """The records of one operation. Iterate over this object once; it yields encoded records. Stopping before the end
     cancels the operation.
 
-    `run` is the operation. Its error becomes the last record, unless the method `started` has raised this error.
+    `run` is the operation. The operation's error becomes the last record, unless the method `started` has raised this error.
     """
 
     def __init__(self, nursery: trio.Nursery, run: Callable[[Report], Awaitable[None]]) -> None:

@@ -129,8 +129,8 @@ class _ImagePush:
                     await self._image_store.collect()
 
     async def _held(self, name: Reference, lease: Lease) -> list[Image]:
-        """Those images of this name which the client may read. The lease protects their content until the push has ended.
-        The first image of the result is the image to push if only one image can be pushed."""
+        """Those images of this name which the client may use. `lease` protects their content until the push has ended. The
+        first image of the result is the image to push if only one image can be pushed."""
         catalog, request = self._image_store.catalog, self._request
         while True:
             if name not in catalog.references:

@@ -32,8 +32,8 @@ async def push_documents(
     target: PushTarget, found: Sequence[Document], shown: Mapping[str, str], *, by_digest: bool
 ) -> None:
     """Push the documents. They must be sorted so that an index follows the manifests that it lists. The last document gets
-    the target's tag, unless `by_digest`. `shown` maps the digests of blobs to their ids in progress records. The caller's
-    lease contains the blobs."""
+    the target's tag, unless `by_digest` is true. `shown` maps the digests of blobs to their ids in progress records. The
+    caller's lease contains the blobs."""
     blobs = {blob.digest: blob for document in found for blob in document.blobs}
     # Upload the largest blobs first, so that all slots are busy until the end
     order = sorted(blobs.values(), key=lambda blob: -blob.size)

@@ -58,7 +58,8 @@ class PushTarget:
             raise
 
     async def blob(self, blob: Descriptor, id: str = "") -> None:
-        """Upload a blob of the content store that is not a layer. With `id`, the progress is reported under this id."""
+        """Upload a blob of the content store that is not a layer. If `id` is not "", the progress is reported under this
+        id."""
         opened = partial(self._open, blob)
         upload = BlobUpload(blob.digest, blob.size, id, opened, self._mounts(blob.digest))
         await self.uploads.upload(self._registry, upload, self.report)

@@ -189,7 +189,7 @@ class Session:
         patience: float | None = None,
     ) -> AsyncIterator[httpx.Response]:
         """The response, after authentication and redirects. Raises `RegistryError` for a status of 400 or above. `source`:
-        another repository from which the request also reads, so that the token must permit this."""
+        another repository from which the request also reads; the requested token permits this."""
         url = path if "://" in path else self.endpoint.at(path)
         for attempt in (1, 2):
             response = await self._follow(_Request(method, headers, body, source, patience), url)

@@ -162,7 +162,7 @@ class Images:
     def resolve(self, reference: str, platform: Platform | None = None, *, newest: bool = False) -> Image:
         """An image by ID, name, name@digest or unique ID prefix. Raises `NotFound("No such image: x:latest")`. If a name
         refers to images for several platforms, this method returns the image for `platform`. Without `platform`, it returns
-        the image for this host, or with `newest` the image that was added last."""
+        the image for this host, or, if `newest` is true, the image that was added last."""
         return self._image_store.catalog.resolve(reference, platform, newest=newest)
 
     def all_platforms(self, reference: str) -> list[Image]:
@@ -186,7 +186,7 @@ class Images:
         return len(self._image_store.catalog.images)
 
     def pushed_names(self, name: str, tag: str) -> list[Reference]:
-        """The names that a push of `name` and `tag` pushes."""
+        """The names that a push request with the parameters `name` and `tag` pushes."""
         reference = push_reference(name, tag)
         names = self._image_store.catalog.tags(reference)
         return [found for found in names if found == reference] if reference.tag else names
@@ -368,7 +368,7 @@ class Images:
 
     async def import_image(self, request: ImportRequest, body: AsyncIterable[bytes]) -> Progress:
         """Create an image from a tar. The tar is `body` or, if the request's source is a URL, the content of this URL.
-        Raises for an invalid change or URL."""
+        Raises for an invalid Dockerfile instruction or URL."""
         config = await trio.to_thread.run_sync(self._importer.config, request.changes)
         if request.source != "-":
             from .urls import check_url

@@ -113,7 +113,7 @@ def _exists(root: str, path: str) -> bool:
 
 
 def _open(root: str, path: str, flags: int = os.O_PATH) -> int:
-    """Open a path in the tree that is mounted at `root` now, because an overlay may have covered the root since the last
+    """Open a path below `root`. Each call opens the root again, because an overlay may have covered the root since the last
     call."""
     top = os.open(root, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
     try:

@@ -1,4 +1,4 @@
-"""Decodes tar headers: 512 bytes to an `Entry`. No I/O.
+"""Decodes tar headers: makes an `Entry` from a block of 512 bytes. No I/O.
 
 Formats: POSIX.1-2001 pax and ustar, GNU tar ("Basic Tar Format" in its manual), v7. Python's tarfile reads the same formats,
 but takes 90 us per entry instead of 8 us. In a layer of many small files, most of the time is spent on headers.
@@ -122,7 +122,7 @@ def parse_header(block: bytes) -> Entry:
 
 
 def parse_pax(data: bytes) -> list[tuple[bytes, bytes]]:
-    """The records of a pax extended header, in order: "<length> <key>=<value>\\n"."""
+    """The records of a pax extended header, in order. A record has the form "<length> <key>=<value>\\n"."""
     records: list[tuple[bytes, bytes]] = []
     at = 0
     while at < len(data):
@@ -145,8 +145,8 @@ def _nanoseconds(text: bytes) -> int:
 
 
 def apply_pax(entry: Entry, records: list[tuple[bytes, bytes]]) -> None:
-    """Override header fields by pax records. An empty value means that the header's value is used (POSIX: an empty value
-    deletes the record)."""
+    """Replace header fields by the values of pax records. An empty value means that the header's value is used (POSIX: an
+    empty value deletes the record)."""
     for key, value in records:
         if key.startswith(_XATTR):
             entry.xattrs.append((key[len(_XATTR) :], value))

@@ -23,7 +23,7 @@ from .whiteout import OPAQUE, hidden_name
 
 __all__ = ["Normalized", "Output", "normalize"]
 
-_LINKS = 40  # limit of symlinks that are followed in one path; the kernel has the same limit
+_LINKS = 40  # maximum number of symlinks that are followed in one path, as in the kernel
 _DIRECTORY, _SYMLINK = b"5", b"2"
 _KINDS = frozenset((b"0", b"7", b"1", b"2", b"3", b"4", b"5", b"6"))
 

@@ -46,9 +46,9 @@ _SHOWN = 2000
 
 
 class Program:
-    """`directory` is a descriptor of the layer's directory. `keep` is the name of a file there that gets a copy of the tar,
-    "" for none. Implements `normalize.Output`. Create the object before the worker starts threads and drops its
-    privileges."""
+    """`directory` is a descriptor of the layer's directory. `keep` is the name of a file in this directory to which a copy
+    of the tar is written, "" for none. Implements `normalize.Output`. Create the object before the worker starts threads and
+    drops its privileges."""
 
     def __init__(self, argv: Sequence[str], directory: int, keep: str) -> None:
         self._pending = bytearray()
@@ -134,8 +134,8 @@ class Program:
         return bool(select.select([self._pidfd], [], [], seconds)[0])
 
     def _fail(self, status: int | None = None) -> NoReturn:
-        """Raise the error of a program that has failed or no longer reads. The kernel kills a program that still runs when
-        this process ends."""
+        """Raise the error of a program that has failed or no longer reads. If the program still runs, the kernel kills it
+        when this process ends."""
         ended = "stopped reading"
         if status is None and self._ends_in(1.0):
             status = os.waitpid(self._pid, 0)[1]

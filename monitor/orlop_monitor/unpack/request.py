@@ -1,10 +1,10 @@
 """The protocol between the daemon and an unpack worker.
 
-On one connection (SOCK_STREAM, a socketpair passed at the fork), both sides send frames: uint32 little endian length, then
-msgpack. The daemon sends one request, with descriptors attached (SCM_RIGHTS) in the order of the request's docstring. The
-worker answers with `Found` if the request names a path in a container, any number of `Progress`, then one `Done` or
-`Failed`, then EOF. Daemon and worker always have the same version, because a worker does not outlive its request or the
-daemon.
+On one connection (SOCK_STREAM, a socketpair passed at the fork), both sides send frames. A frame is the length of a message
+(uint32, little endian) and the message in msgpack. The daemon sends one request, with descriptors attached (SCM_RIGHTS) in
+the order of the request's docstring. The worker answers with `Found` if the request names a path in a container, any number
+of `Progress`, then one `Done` or `Failed`, then EOF. Daemon and worker always have the same version, because a worker does
+not outlive its request or the daemon.
 """
 
 from __future__ import annotations
@@ -57,10 +57,10 @@ class Limits(msgspec.Struct, frozen=True):
 
 class Unpack(msgspec.Struct, frozen=True, tag=True):
     """Unpack the tar stream of the first descriptor into the directory of the second descriptor. If `devices` is false,
-    device nodes are refused. If `ownership` is false, all files belong to the user who runs the worker (a worker without
-    root). `owner` is the (uid, gid) of all files; None means the owners in the archive. If `layer` is true, names that begin
-    with ".wh." are whiteouts, and the answer has the diffID. If `layer` is false, such names are ordinary names, and the
-    stream is not hashed. If `keep_kind` is true, the worker refuses to replace a directory by a file, or a file by a
+    device nodes are refused. If `ownership` is false, all files belong to the user who runs the worker (for a worker without
+    root privileges). `owner` is the (uid, gid) of all files; None means the owners in the archive. If `layer` is true, names
+    that begin with ".wh." are whiteouts, and the answer has the diffID. If `layer` is false, such names are ordinary names,
+    and the stream is not hashed. If `keep_kind` is true, the worker refuses to replace a directory by a file, or a file by a
     directory."""
 
     overlay_whiteouts: bool
@@ -81,8 +81,8 @@ class Decompress(msgspec.Struct, frozen=True, tag=True):
 
 class Stream(msgspec.Struct, frozen=True, tag=True):
     """Normalize the tar stream of the first descriptor (see the module `normalize`), and run `argv` with the result as
-    standard input, in the directory of the second descriptor. `keep` is the name of a file there that gets a copy of the
-    result, "" for none."""
+    standard input, in the directory of the second descriptor. `keep` is the name of a file in this directory to which a copy
+    of the result is written, "" for none."""
 
     argv: tuple[str, ...]
     keep: str = ""
@@ -157,8 +157,9 @@ class Pack(msgspec.Struct, frozen=True, tag=True):
     """Write a tar stream to the last descriptor. The stream contains the file or directory `path`; its name in the stream is
     the last component of `path`. If `path` is "", the stream contains the whole root. If `layer` is true, the stream
     contains the changes that are listed in a file; the last but one descriptor refers to this file. `sparse`: leave out
-    holes (pax format 1.0, which most tar programs read). `measure`: write no stream, and answer with its digest and length;
-    the request then has no descriptor to write to. `latest` (seconds since 1970) replaces all later times of files."""
+    holes (pax format 1.0, which most tar programs read). `measure`: answer with the digest and length of the stream instead
+    of writing it; the request then has no descriptor to write to. `latest` (seconds since 1970) replaces all later times of
+    files."""
 
     view: View
     path: str = ""

@@ -1,7 +1,7 @@
 """The sandbox of workers that process untrusted data.
 
 There are two layers of protection. First, `tree` resolves every path by openat2 relative to the root. So a malicious archive
-is harmless. This layer needs no privileges (tests run it without root), and is as fast as a chroot, because parents are
+is harmless. This layer needs no privileges (tests run it without them), and is as fast as a chroot, because parents are
 cached. Second, this module limits the effect of a bug in a decompressor, which is C code. The worker's mount namespace
 contains only the target directory, mounted nodev, nosuid and noexec. (pivot_root is used, so that no open descriptor leads
 out of the sandbox, and no file system of the host is kept busy.) The worker can open no sockets, and keeps only the
@@ -131,17 +131,17 @@ def confine(
     memory: int = _MEMORY,
     allowed: Collection[str] = (),
 ) -> None:
-    """Drop privileges and lower resource limits permanently. Call it before starting a thread. Without root, only limits are
-    lowered. `makes_files`: keep the capabilities that creating files of any owner and type needs. `allowed` names the system
-    calls of `_REFUSED` that stay permitted. `memory` is a limit of address space."""
+    """Drop privileges and lower resource limits permanently. Call it before starting a thread. Without root privileges, only
+    limits are lowered. `makes_files`: keep the capabilities that creating files of any owner and type needs. `allowed` names
+    the system calls of `_REFUSED` that stay permitted. `memory` is the limit of the address space in bytes."""
     _lower_limit(resource.RLIMIT_CORE, 0)
     _lower_limit(resource.RLIMIT_FSIZE, file_size)
     _lower_limit(resource.RLIMIT_AS, memory)
     if os.geteuid():
         return
     _lower_limit(resource.RLIMIT_NOFILE, 2048)
-    # The seccomp filter refuses sockets. Where it is available, no network namespace is needed, which saves 3 ms for each
-    # layer.
+    # The seccomp filter refuses sockets, so no network namespace is needed where the filter is available. This saves 3 ms
+    # for each layer.
     known = platform.machine() in _ARCHITECTURES
     unshare(_CLONE_NEWIPC | _CLONE_NEWUTS | (0 if known else CLONE_NEWNET))
     _drop_capabilities({*(_MAKING_FILES if makes_files else ()), *([_SYS_ADMIN] if trusted_xattrs else ())})

@@ -46,7 +46,7 @@ def is_whiteout(info: os.stat_result) -> bool:
 
 
 def remove(name: str | bytes, dir_fd: int) -> None:
-    """Remove a file or a directory tree. If the file does not exist, this is no error."""
+    """Remove a file or a directory tree. It is not an error if the file does not exist."""
     try:
         os.unlink(name, dir_fd=dir_fd)
     except FileNotFoundError:

@@ -126,8 +126,8 @@ def _serve(connection: socket.socket, request: Request, fds: list[int]) -> Done 
 
 def _unpack(connection: socket.socket, request: Unpack, source_fd: int, target_fd: int) -> Done:
     if os.geteuid() == 0:
-        # Use the working directory, because unshare moves the working directory to the new mount namespace, but not a
-        # descriptor.
+        # Use the working directory: unshare moves it to the new mount namespace, while a descriptor still refers to the old
+        # namespace.
         os.fchdir(target_fd)
         own_mounts()
         enter(os.getcwd())
@@ -182,7 +182,8 @@ def _copy_files(channel: int) -> Done:
     if os.geteuid() == 0:
         own_mounts()
         enter_nothing()
-    # Copy the same extended attributes as the builder. Without the capability, attributes "trusted.*" are not even listed
+    # Keep CAP_SYS_ADMIN, to copy the same extended attributes as the builder. Without it, attributes "trusted.*" are not
+    # even listed
     confine(file_size=1 << 62, trusted_xattrs=True)
     with socket.socket(fileno=channel) as connection:
         filecopies.serve(connection)
