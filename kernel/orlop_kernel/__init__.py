@@ -1,3 +1,3 @@
-"""Orlop's kernel: the general parts of `orlopd` (start, configuration, plugins, HTTP, events, store), without containers."""
+"""Orlop's kernel: start, configuration, plugins, HTTP, events and store of `orlopd`. It contains no code for containers."""
 
 __version__ = "0.1.0"

@@ -80,7 +80,8 @@ async def processes(plugins: Mapping[str, ServicePlugin], config: Config) -> Asy
 async def opened(
     plugins: Mapping[str, ServicePlugin], started: Mapping[str, Any], context: Context
 ) -> AsyncIterator[dict[str, Service]]:
-    """Open all services, and close them in reverse order. `context` is the context without services and processes."""
+    """Open all services; on exit, close them in reverse order. The fields `services` and `processes` of `context` are
+    ignored."""
     services: dict[str, Service] = {}
     async with AsyncExitStack() as stack:
         for name, plugin in plugins.items():

@@ -1,5 +1,5 @@
 """Checks whether the daemon may listen on a TCP address, because clients of the API have root's rights on this machine.
-Pure; imports no trio, because `--validate` uses it.
+Pure. Imports no trio, because `--validate` uses this module.
 
 On all addresses except loopback, clients must present a certificate, unless `allow-insecure-tcp` is set.
 """

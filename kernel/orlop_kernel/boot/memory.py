@@ -65,7 +65,7 @@ async def release_when_idle(
     processor: Callable[[], float] = time.process_time,
     release: Callable[[], None] | None = None,
 ) -> None:
-    """Release memory, as described above, until the daemon stops. Only tests pass arguments."""
+    """Release memory, as the module's docstring describes, until the daemon stops. Only tests pass arguments."""
     release = release or Releaser()
     least = left = resident()
     worked = 0.0  # processor time at the last release

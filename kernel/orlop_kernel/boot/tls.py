@@ -1,6 +1,7 @@
 """Reads the TLS files of the configuration and tests them with a handshake before any client connects.
 
-Imports ssl but not trio, because `--validate` uses it. Writes nothing. For a renewed certificate, a new context is made.
+Imports ssl but not trio, because `--validate` uses this module. Writes nothing. For a renewed certificate, a new context is
+made.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Flags of `orlopd`: the types of a flag, and the kernel's flags. Plugins declare the flags that set their keys
+"""Flags of `orlopd`: the classes `Flag` and `Kind`, and the kernel's flags. Plugins declare the flags that set their keys
 (`Keys.FLAGS`).
 
 Flags that dockerd also has are named as in dockerd. Pure.

@@ -109,7 +109,7 @@ class Schema:
 
 
 def _installed() -> Iterator[tuple[str, type[Keys]]]:
-    """The keys of all installed plugins that can be used."""
+    """The name and the keys of each installed plugin. Omits plugins whose keys are invalid or cannot be imported."""
     from orlop_sdk import OrlopError, discovery
 
     for name in discovery.installed("keys"):

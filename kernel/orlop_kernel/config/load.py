@@ -216,8 +216,8 @@ def _read_first(argv: Sequence[str], directory: str = "") -> tuple[str, Document
 
 
 def parse(argv: Sequence[str], directory: str = "") -> Parsed:
-    """Parse the arguments (without the program's name). Relative paths begin at `directory`. Valid flags are those of the
-    kernel and of the plugins that the configuration file selects. Raises `ConfigError`."""
+    """Parse the arguments (without the program's name). `directory` is the base of relative paths. Valid flags are those of
+    the kernel and of the plugins that the configuration file selects. Raises `ConfigError`."""
     seeming, document, problems = _read_first(argv, directory)
 
     def hint(name: str) -> str:

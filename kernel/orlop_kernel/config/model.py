@@ -167,7 +167,7 @@ class Config(ConfigBase, frozen=True, kw_only=True):
 
     @property
     def uses_tls(self) -> bool:
-        """Whether TCP uses TLS. As in dockerd, `tlsverify: false` means TLS without certificates of clients."""
+        """Whether TCP uses TLS. As in dockerd, `tlsverify: false` means TLS without client certificates."""
         return self.tls or self.tlsverify is not None
 
     @property

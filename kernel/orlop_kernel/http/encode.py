@@ -64,7 +64,7 @@ def _connection(version: str, keep: bool) -> bytes:
 
 
 def whole(version: str, status: int, headers: Headers, body: bytes, *, head_only: bool, keep: bool) -> bytes:
-    """A complete answer, for one send. With `head_only`, the body is omitted, but Content-Length is still sent."""
+    """A complete answer, sent in one piece. With `head_only`, the body is omitted, but Content-Length is still sent."""
     beginning = _beginning(version, status, headers)
     connection = _connection(version, keep)
     if status in _BODILESS:
