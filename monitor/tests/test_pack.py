@@ -1,4 +1,5 @@
-"""Packing files as tar: headers that every tar program reads, and trees that change meanwhile. The tests need no root."""
+"""Packing files as tar: headers that every tar program reads, and trees that change while they are packed. The tests need no
+root."""
 
 import hashlib
 import io

@@ -82,7 +82,7 @@ def test_numbers_that_are_not_octal_are_refused(bad: bytes) -> None:
     [
         b"x",  # no length
         b"6 a=b",  # without the final newline
-        b"7 a=b\n",  # the record's length is greater than the header's
+        b"7 a=b\n",  # the record is longer than the data of the header
         b"5 a=b\n",  # the length ends inside the record
         b"6 abc\n",  # no value
         b"6 a=b\n1 ",  # a length smaller than the length field itself

@@ -1,5 +1,5 @@
-"""The files that the unpacker writes to disk: entries that replace others, links, owners, times, attributes, whiteouts and
-limits."""
+"""The files that the unpacker writes to disk: links, owners, times, attributes, whiteouts, limits, and entries that replace
+earlier entries."""
 
 from __future__ import annotations
 
@@ -374,7 +374,7 @@ def test_whiteouts_of_aufs_are_ignored(target: str, overlay: bool) -> None:
 @pytest.mark.parametrize(
     ("members", "left"),
     [
-        (["d/.wh..wh..opq", ".wh.d"], ["d", "l"]),  # the opaque directory belongs to this layer
+        (["d/.wh..wh..opq", ".wh.d"], ["d", "l"]),  # `.wh.d` does not remove `d`, which this layer contains
         (["d/sub/.wh.x", "d/.wh.sub", "d/sub/new"], ["d", "d/sub", "d/sub/new", "d/z", "l"]),
         (["d/sub/.wh.x", "d/.wh..wh..opq", "d/sub/new"], ["d", "d/sub", "d/sub/new", "l"]),
         (["d/sub/new", ".wh.d"], ["d", "d/sub", "d/sub/new", "l"]),

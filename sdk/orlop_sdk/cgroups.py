@@ -1,8 +1,8 @@
 """Finds, kills and removes the cgroups of a container, and reads their state. Supports cgroup v1, cgroup v2, and hosts that
 use both.
 
-Callers kill every process in the directories that these functions return. Therefore the result never includes a root cgroup,
-or a cgroup that contains the calling process.
+Callers kill every process in the directories that these functions return. Therefore these functions never return a root
+cgroup, or a cgroup that contains the calling process.
 """
 
 from __future__ import annotations
@@ -65,8 +65,8 @@ def _directory(mount: MountEntry, path: str) -> str:
 
 
 def select(theirs: str, ours: str, mounts: Sequence[MountEntry], container_id: str) -> tuple[str, ...]:
-    """The cgroup directories of a process, from its /proc/PID/cgroup (`theirs`) and the caller's (`ours`). Components after
-    the one with the container's id are removed from a path, because an init such as systemd moves itself to a child of the
+    """The cgroup directories of a process, from its /proc/PID/cgroup (`theirs`) and the caller's (`ours`). A path is cut
+    after the component that contains the container's id, because an init such as systemd moves itself to a child of the
     container's cgroup."""
     found: dict[str, None] = {}
     own = memberships(ours)

@@ -1,4 +1,4 @@
-"""Walking, measuring, copying and deleting directory trees whose content containers control.
+"""Walking, measuring, copying and deleting directory trees whose content is controlled by containers.
 
 All paths are relative to descriptors and no symlink is followed, so no path leads out of the tree, even if a container
 changes the tree meanwhile. All functions block: call them on a worker thread. This module must not import trio, because

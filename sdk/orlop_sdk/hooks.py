@@ -61,7 +61,7 @@ effects."""
 class Register(Protocol):
     """The function that a hook gets as argument. The hook calls it once for each name that the plugin provides.
     `spi_version` is the version of the kind's contract that the plugin was written for. `check_options` (storage drivers)
-    lets `orlopd --validate` and a reload check the driver's options in daemon.json without calling the factory."""
+    checks the driver's options in daemon.json. `orlopd --validate` and a reload call it, and do not call the factory."""
 
     def __call__(
         self, name: str, factory: Callable[..., Any], *, spi_version: int = 1, check_options: CheckOptions | None = None

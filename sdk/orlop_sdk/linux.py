@@ -1,4 +1,4 @@
-"""System calls that Python 3.11 does not wrap: mounts, namespaces, openat2, subreapers, fd hygiene.
+"""System calls that Python 3.11 does not wrap: mounts, namespaces, openat2, subreapers, inherited descriptors.
 
 Each function wraps one system call (or two that belong together), raises `OSError` with the path, and keeps no state. The
 zygote (the process from which monitors are forked) imports this module, so it must not import trio.
@@ -363,9 +363,9 @@ def release_freed_memory() -> None:
 
 
 def use_huge_pages(fd: int) -> None:
-    """Move the content of a memfd into huge pages (the part that fills whole pages), so that fewer page faults occur when
-    the memfd is executed. Raises `OSError` on kernels before Linux 6.1, or if memory is too fragmented. The memfd is then
-    unchanged."""
+    """Move the content of a memfd into huge pages, so that fewer page faults occur when the memfd is executed. (A remainder
+    that does not fill a huge page stays in small pages.) Raises `OSError` on kernels before Linux 6.1, or if memory is too
+    fragmented. The memfd is then unchanged."""
     size = os.fstat(fd).st_size // _HUGE_PAGE * _HUGE_PAGE
     if not size:
         return

@@ -118,8 +118,8 @@ class ThrottledLogWriter(LogWriter, Protocol):
 @runtime_checkable
 class CountingLogWriter(LogWriter, Protocol):
     """A writer that counts the log entries (lines, or pieces of lines) of this run that it has dropped without raising. The
-    monitor reads the number after each `write` and after `close`, and adds the entries of each `write` that has raised an
-    exception. The daemon shows the sum: see docs/operations.md."""
+    monitor reads `dropped` after each `write` and after `close`. The monitor itself counts the entries of each `write` that
+    has raised an exception. The daemon shows the sum of the two numbers: see docs/operations.md."""
 
     @property
     def dropped(self) -> int: ...

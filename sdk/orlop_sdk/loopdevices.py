@@ -49,8 +49,8 @@ def _attach(path: str) -> tuple[int, str]:
 @contextmanager
 def attached(source: str, options: Collection[str]) -> Iterator[tuple[str, list[str]]]:
     """Attach `source` and the files of `device=` options to loop devices, read-only. Yields the device of `source`, and the
-    options for the mount, without "loop" and with loop devices instead of files in `device=`. Mount inside the `with`
-    block."""
+    options for the mount: "loop" is removed, and the files in `device=` are replaced by loop devices. Mount inside the
+    `with` block."""
     with ExitStack() as stack:
         fd, device = _attach(source)
         stack.callback(os.close, fd)

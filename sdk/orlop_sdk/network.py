@@ -32,12 +32,12 @@ __all__ = [
 class NetworkCapabilities(msgspec.Struct, frozen=True):
     """`sandbox` is "new" if a container on this network gets its own network namespace, "host" if it uses the host's.
     `addresses` is true if the daemon allocates addresses for endpoints. If it is false, the driver may assign addresses
-    (`EndpointState.addresses`). `publishes` is true if the driver can publish ports. Then the daemon must know an endpoint's
-    addresses before `attach`. `predefined_only` is true if users cannot create networks with this driver. Such a driver has
-    one network, which always exists. `macs` is true if an endpoint gets the MAC address that the daemon derives from its IP
-    address. If it is false, `Endpoint.mac` is set only if a user asks for a MAC address. `several_subnets` is true if a
-    network may have more than one subnet of each IP version. `uplink_option` is the name of the option that connects a
-    network to other hosts, and "" for a driver without such an option. A network that does not set the option is
+    (`EndpointState.addresses`). `publishes` is true if the driver can publish ports. In this case, the daemon must know an
+    endpoint's addresses before `attach`. `predefined_only` is true if users cannot create networks with this driver. Such a
+    driver has one network, which always exists. `macs` is true if an endpoint gets the MAC address that the daemon derives
+    from its IP address. If it is false, `Endpoint.mac` is set only if a user asks for a MAC address. `several_subnets` is
+    true if a network may have more than one subnet of each IP version. `uplink_option` is the name of the option that
+    connects a network to other hosts, and "" for a driver without such an option. A network that does not set the option is
     internal."""
 
     sandbox: str = "new"
@@ -183,10 +183,10 @@ class NetworkDriver(Protocol):
         ...
 
     async def restore(self, networks: Sequence[NetworkSpec], endpoints: Sequence[tuple[Endpoint, EndpointState]]) -> None:
-        """Called once when the daemon starts, after `create_network` for each network. Make this instance's rules on the
-        host exactly the rules that `endpoints` need. The rules of these endpoints must stay in force during the call. Remove
-        rules and links of this instance that belong to no endpoint. If an endpoint's link was deleted or disconnected while
-        no daemon ran, connect the endpoint again, with the same `EndpointState`."""
+        """Called once when the daemon starts, after `create_network` for each network. Change this instance's rules on the
+        host to exactly the rules that `endpoints` need. The rules of these endpoints must stay in force during the call.
+        Remove rules and links of this instance that belong to no endpoint. If an endpoint's link was deleted or disconnected
+        while no daemon ran, connect the endpoint again, with the same `EndpointState`."""
         ...
 
     async def close(self) -> None:

@@ -2,7 +2,7 @@
 
 Each snapshot is one symbolic link, `active/<key>` or `committed/<key>`. The target of the link is not a path, but a record:
 "<id>", or "<id>:<parent's id>". (Emacs stores its locks in this way.) Links are metadata. After a crash of the machine, a
-journalling file system therefore has each link complete or not at all, even without an fsync. A snapshot is added by one
+link on a journalling file system is therefore either complete or missing, even without an fsync. A snapshot is added by one
 symlink(2), and committed by one rename(2). Both calls are atomic. Ids are the driver's directory names.
 
 All functions block. This module must not import trio.

@@ -279,7 +279,7 @@ def test_since_skips_most_of_a_large_file(tmp_path: Path) -> None:
 
 
 def test_since_finds_entries_next_to_older_times(tmp_path: Path) -> None:
-    """`since` finds entries next to entries with older times, such as the last piece of a long line."""
+    """`since` finds an entry even if the entries next to it have older times, as the last piece of a long line can have."""
     path = tmp_path / "log"
     times = [1 if number % 3 else number for number in range(30_000)]
     path.write_bytes(b"".join(line(one, 80) for one in times))

@@ -24,7 +24,7 @@ _PROBE = 1 << 16
 
 
 def _bound(time_ns: int) -> str:
-    """`time_ns` as text without the final Z. In this form, texts sort in the order of their times, also if trailing zeros
+    """`time_ns` as text without the final Z. In this form, texts sort in the order of their times, even if trailing zeros
     are left out."""
     return rfc3339(time_ns)[:-1] if time_ns else ""
 
@@ -158,7 +158,7 @@ class FileLogReader:
         batch = self._records.decode(piece) if piece else []
         segment.consume(length)
         if self._skip and batch:
-            # `last` has counted damaged entries, too, so they also count when entries are skipped.
+            # Count damaged entries here as well, because `last` has counted them.
             counted = self._records.count(piece)
             batch = batch[self._skip :]
             self._skip = max(0, self._skip - counted)

@@ -217,8 +217,8 @@ def name_link(index: int, name: str, alias: str) -> Request:
 
 
 def delete_group(group: int, namespace_id: int) -> Request:
-    """Delete all links with this link group (not 0) in another namespace; ENODEV if there are none. While it
-    deletes, the kernel checks the group of each link. So no other link is deleted, even if the id now belongs to another
+    """Delete all links with this link group (not 0) in another namespace; ENODEV if there are none. The kernel checks the
+    group of each link before it deletes the link. So no other link is deleted, even if `namespace_id` now belongs to another
     namespace."""
     body = _link() + _number(_IFLA_GROUP, group) + attribute(_IFLA_TARGET_NETNSID, _S32.pack(namespace_id))
     return Request(_DELLINK, _ASK, body, f"delete links of group {group}")

@@ -186,7 +186,7 @@ class LogWriterSuite:
         assert os.listdir(tmp_path) == ["container"]
 
     def test_any_bytes_are_accepted(self, driver: LogDriver, info: LogInfo, options: dict[str, str]) -> None:
-        """`write` neither raises nor waits, because the container's output waits for it."""
+        """`write` neither raises nor waits, because the monitor reads no output until `write` returns."""
         odd = (b"\xff\xfe\n", b"\0\n", b"\n", b"\x1b[31m\r\n", "\u2028".encode() + b"\n", b'{"a": "\n')
         writer = driver.open_writer(info, options)
         began = time.monotonic()

@@ -1,4 +1,4 @@
-"""A conformance suite for log drivers that send to a service, and `RecordingService`, such a service for tests.
+"""A conformance suite for log drivers that send to a service, and `RecordingService`, a service for tests.
 
     class TestMine(LogServiceSuite):
         name = "mine"

@@ -130,7 +130,7 @@ class TreeStorage(ABC, Generic[S]):
         return tree_changes(self.tree(snapshot), self.tree(snapshot.below) if snapshot.below else None)
 
     def is_empty(self, snapshot: S) -> bool:
-        """Whether a directory without a key is free of files that a container may have written."""
+        """Whether a directory without a key contains no files that a container may have written."""
         return not os.listdir(self.tree(snapshot))
 
     # --- What drivers use
