@@ -217,9 +217,9 @@ async def _adopt(ports: Ports, container: Container, run: Run, status: Status) -
 
 
 def _note_init(container: Container, init: InitRecord | None) -> bool:
-    """Update the container's record from the monitor's record of the running process. Returns whether anything changed. The
-    change is visible to clients before it is committed (see `_record`), because the process runs whether or not the commit
-    succeeds."""
+    """Update the container's record with the data that the monitor has stored about the running process. Returns whether
+    anything changed. The change is visible to clients before it is committed (see `_record`), because the process runs
+    whether or not the commit succeeds."""
     state = container.record.state
     if init is None or (state.running and state.pid == init.pid):
         return False

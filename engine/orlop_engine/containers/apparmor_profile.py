@@ -1,5 +1,5 @@
-"""Load AppArmor's default profile into the kernel when the first container needs it. The profile stays loaded when the
-daemon ends, because containers may still use it.
+"""Load the default AppArmor profile for containers into the kernel when the first container needs it. The profile stays
+loaded when the daemon ends, because containers may still use it.
 """
 
 from __future__ import annotations
@@ -71,7 +71,7 @@ async def ensure_profile(host: HostConfig) -> None:
 
 
 def _own() -> str:
-    """The profile that this daemon runs under."""
+    """The AppArmor profile that this daemon runs under; "" if it cannot be read."""
     try:
         with open("/proc/self/attr/current") as file:
             return file.read().strip("\0\n").partition(" (")[0]

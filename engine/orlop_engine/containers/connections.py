@@ -57,7 +57,7 @@ def _announce(ports: Ports, container: Container, sandbox: Sandbox, action: str)
 
 
 def _configured(networks: Networks, container: Container, record: NetworkRecord) -> list[str]:
-    """The keys under which the container's row lists this network."""
+    """The keys of `record.endpoints` of the container that refer to this network (by name or id)."""
     return [name for name in container.record.endpoints if networks.known(name) == record]
 
 

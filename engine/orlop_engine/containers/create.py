@@ -310,8 +310,8 @@ async def _make_working_directory(ports: Ports, record: ContainerRecord, path: s
 
 
 def _check_networks(networks: Networks, host: HostConfig, endpoints: Mapping[str, EndpointSettings]) -> None:
-    """Refuse impossible endpoints. A missing network is reported only at the start: if a create request gets a 404, clients
-    pull the image."""
+    """Refuse impossible endpoints. A missing network is reported only at the start, because clients pull the image if the
+    answer to a create request is a 404."""
     with suppress(NotFound):
         networks.check(host.network_mode, endpoints)
 

@@ -85,8 +85,8 @@ def hosts(index: ContainerIndex, networks: KnownNetworks, record: ContainerRecor
 
 
 def environment(index: ContainerIndex, networks: KnownNetworks, record: ContainerRecord) -> list[str]:
-    """The environment variables that describe the linked containers. Linked containers that do not run are skipped, but at
-    a start all of them run (see `hosts`)."""
+    """The environment variables that describe the linked containers. Linked containers that do not run are skipped. At a
+    start there are none of these, because `hosts` raises an error for them."""
     found: list[str] = []
     for ident, alias in _legacy(index, networks, record) if _on_bridge(networks, record) else ():
         other = index.by_id[ident]

@@ -173,7 +173,8 @@ def _tmpfs_spec(spec: MountSpec, destination: str) -> MountRecord:
 
 
 def _tmpfs_words(words: list[str]) -> tuple[str, ...]:
-    """The default options that `words` do not override, followed by `words`."""
+    """The options of a tmpfs: the default options, without those that the client's options `words` override, followed by
+    `words`."""
     for word in words:
         name, sign, _ = word.partition("=")
         if word not in _FLAGS | _PROPAGATION and not (sign and name in _VALUES):

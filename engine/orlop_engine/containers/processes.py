@@ -19,7 +19,7 @@ from .runtime import task
 __all__ = ["ProcessTable", "parse", "processes"]
 
 _OUTPUT = 8 << 20
-# seconds to wait for the record of an exit; a runtime fails if the container has exited
+# seconds to wait for the record of an exit after the runtime has failed, because it fails if the container has exited
 _EXIT_RECORDED = 1.0
 _PATH = (("PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"), ("LC_ALL", "C"))
 

@@ -28,7 +28,8 @@ log = logging.getLogger("orlop.containers")
 
 
 def cancel_restart(container: Container) -> None:
-    """Cancel a pending start that the restart policy requires, after an exit or after a start of the daemon."""
+    """If the restart policy is about to start the container (after an exit, or after a start of the daemon), cancel this
+    start."""
     if container.restart_timer is not None:
         container.restart_timer.cancel()
     if container.record.state.restarting and (container.run is None or container.run.finished.is_set()):
@@ -147,8 +148,8 @@ async def _end_restarting(rows: Rows, container: Container) -> None:
 
 
 async def _thaw(ports: Ports, container: Container) -> None:
-    """Unpause the container before a signal that should end it is sent. A failure is only logged, because SIGKILL may still
-    work."""
+    """Unpause the container. Called before a signal is sent that should end the container. A failure is only logged, because
+    SIGKILL may still work."""
     try:
         await unpause_locked(ports, container)
     except OrlopError as error:

@@ -24,8 +24,8 @@ formats           `references`, `platforms`, `manifests`, `documents`
 adopted layers    `tar_split`: the tar of a layer that has no blob
 registries        `registry_session` (connections, authentication), `registry` and `registry_push` (requests), with
                   `registry_auth`, `registry_errors`, `registry_tls`, `destinations`, `http_body`; `registry_hosts` and
-                  `hosts_file` find `endpoints`, `connector` opens them, `sources` uses them in order; `transfers` contains
-                  the limits and clients that all operations share; `inspection`, `search`
+                  `hosts_file` find `endpoints`, `connector` connects to them, `sources` uses them in order; `transfers`
+                  contains the limits and clients that all operations share; `inspection`, `search`
 creation          `pull` with `download`, `archive_load` with `archive_receive`, `archive_file` and `archive_index`,
                   `imports` with `fetch`, `committed`, `changes`; `progress` reports to the client, `shared` runs work once
                   for several operations

@@ -4,7 +4,8 @@ This module does no I/O.
 
 Members are sorted and have fixed times and owners, so the same images always result in the same bytes. A blob that several
 images share is written once. An index (Docker's "manifest list") lists the manifests of images, one for each platform.
-Listed content that is not stored on this host is omitted. `manifest.json` lists only one image of each index.
+Content that an index lists, but that is not stored on this host, is omitted. `manifest.json` lists only one image of each
+index.
 """
 
 from __future__ import annotations

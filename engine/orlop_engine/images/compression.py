@@ -120,9 +120,9 @@ class LayerCompression:
         self._limiter = trio.CapacityLimiter(1)
 
     async def compressed(self, layer: Layer, lease: Lease, report: Report) -> Layer:
-        """Return the layer with a blob that a registry accepts. If the layer's present blob is not compressed, the result
-        has the compressed blob that another image with this layer has, or else a new one. This method adds that blob to the
-        lease."""
+        """Return the layer with a blob that a registry accepts. If the layer's current blob is not compressed, the returned
+        layer has another blob: the compressed blob of another image that has this layer, or else a new compressed blob. This
+        method adds that blob to the lease."""
         if layer.blob and await compression_of(self._image_store.content, layer) in _PUSHABLE:
             return layer
         while True:

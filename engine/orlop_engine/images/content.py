@@ -227,9 +227,10 @@ class ContentStore:
         return digest
 
     async def ingest(self, expected: str | None, *, apart: bool = False) -> Ingest:
-        """Begin to receive a blob, or resume an interrupted download of the digest `expected`. There can be only one ingest
-        per digest at a time. If `apart` is true, begin a separate ingest, which uses no earlier download. Other ingests of
-        the digest may run at the same time. Do not call the method `keep` of a separate ingest."""
+        """Begin to receive a blob, or resume an interrupted download of the digest `expected`. If `apart` is false, there
+        can be only one ingest per digest at a time. If `apart` is true, begin a separate ingest, which uses no earlier
+        download. Other ingests of the digest may then run at the same time. Do not call the method `keep` of a separate
+        ingest."""
         name = expected.removeprefix("sha256:") if expected and not apart else f"tmp-{secrets.token_hex(8)}"
         ingest = Ingest(self, os.path.join(self.partial, name), expected)
         await trio.to_thread.run_sync(ingest._open)

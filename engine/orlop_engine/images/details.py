@@ -91,8 +91,8 @@ class Pruned(NamedTuple):
 
 
 def history(image: Image, catalog: Catalog) -> list[HistoryStep]:
-    """The steps of an image's history, newest first. The resulting image is known for the last step, and for the steps of
-    parent images that still exist."""
+    """The steps of an image's history, newest first. The image that a step created is known for the newest step, and for the
+    steps before it as long as their images (the parent images) still exist."""
     found: dict[str, Image] = {}
     at: Image | None = image
     while at is not None and at.id not in found:

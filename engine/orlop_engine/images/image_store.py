@@ -250,7 +250,7 @@ class ImageStore:
     ) -> Image:
         """Add an image, and make `names` refer to the image. One commit writes all rows. The caller's lease contains the
         image's blobs and layers. If the image exists already, the new manifests are added to its record. `index` is the
-        index that was pulled or loaded. A name may already refer to images for other platforms. It keeps those images that
+        index that was pulled or loaded. If a name already refers to images for other platforms, it keeps those of them that
         `index` lists. `resumed` is the name of an interrupted pull, which is complete now."""
         async with self.lock:
             record = self._joined(record, policy)
@@ -327,7 +327,7 @@ class ImageStore:
 
     async def add_index(self, name: Reference, index: str, manifests: Mapping[str, str], policy: ImagePolicy) -> None:
         """Add a pushed index to the images that it lists. `manifests` maps the ID of each image to the digest of its
-        manifest. `name` is the reference with the digest of the index. It then refers to all these images. Images that were
+        manifest. `name`, the reference with the digest of the index, then refers to all these images. Images that were
         removed meanwhile are skipped. The caller's lease contains the index and the manifests."""
         async with self.lock:
             images = [self.catalog.images[id] for id in manifests if id in self.catalog.images]
