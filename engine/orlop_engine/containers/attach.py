@@ -133,9 +133,9 @@ async def relay(
     end_on_stdin_eof: bool,
     before_end: Callable[[], Awaitable[None]] | None = None,
 ) -> None:
-    """Relay until the output ends, the client disconnects, or `Detached` is raised. The call of `streams` may wait until the
-    container starts. Meanwhile one chunk of the client's input is buffered. `end_on_stdin_eof`: EOF on the client's input
-    ends the attach. `before_end` is called after the last output was sent, and before the connection is closed."""
+    """Relay until the output ends, the client disconnects, or `Detached` is raised. The callback `streams` may wait until
+    the container starts. Meanwhile one chunk of the client's input is buffered. `end_on_stdin_eof`: EOF on the client's
+    input ends the attach. `before_end` is called after the last output was sent, and before the connection is closed."""
     keys = DetachKeys(detach_keys) if detach_keys else None
     inner: trio.SocketStream | None = None
     opened: Future[trio.SocketStream] = Future()

@@ -111,9 +111,9 @@ async def ensure(
     vet: VolumeCheck | None = None,
 ) -> tuple[MountRecord, ...]:
     """Create missing volumes, and missing source directories of `--volume` binds. New volumes get `labels` in addition to
-    their own labels. Appends the names of new volumes to `made`, even when an error is raised, so that the caller can remove
-    them. `vet` checks each volume that the container gets, because another client may have created a volume since the
-    request was authorized. The caller has reserved the volumes, so no other task removes them."""
+    their own labels. Appends the names of new volumes to the list `made`, even when an error is raised, so that the caller
+    can remove them. The callback `vet` checks each volume that the container gets, because another client may have created a
+    volume since the request was authorized. The caller has reserved the volumes, so no other task removes them."""
     from .mount_spec import normal_target  # imported here, because the daemon's start does not need it
 
     out = []

@@ -38,8 +38,8 @@ _PIECE = 1 << 20
 
 @dataclass(frozen=True, slots=True)
 class SaveRequest:
-    """`names` are the names as the client wrote them. Each name must have an image for each of `platforms`. With one
-    platform, only the image for this platform is saved. Without `platforms`, a name that refers to several images is saved
+    """`names` are the names as the client wrote them. Each name must have an image for each of `platforms`. If `platforms`
+    has one item, only the image for this platform is saved. If it is empty, a name that refers to several images is saved
     with all of these images and with their index."""
 
     names: tuple[str, ...]
@@ -130,8 +130,8 @@ def _check(selected: Sequence[_Selected], request: SaveRequest) -> None:
 
 
 async def open_archive(image_store: ImageStore, request: SaveRequest, saved: Callable[[Image], None]) -> ImageArchive:
-    """Choose the images and add them to a lease. `saved` is called for each image once it has been sent completely. The
-    caller closes the archive."""
+    """Choose the images and add them to a lease. The callback `saved` is called for each image once the image has been sent
+    completely. The caller closes the archive."""
     selected = await _select(image_store.catalog, request.names, request)
     _check(selected, request)
     return await _opened(image_store, selected, saved)

@@ -185,7 +185,7 @@ class Catalog:
         return [self.images[id] for id in self._layers.get(chain_id, ())]
 
     def is_shared(self, chain_id: str, own: Collection[str]) -> bool:
-        """Whether images other than `own` have the layer."""
+        """Whether images other than those in `own` have the layer."""
         holders = self._layers.get(chain_id, {})
         return len(holders) > sum(id in holders for id in own)
 

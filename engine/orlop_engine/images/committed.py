@@ -45,8 +45,8 @@ def _union(own: dict[str, Any] | None, below: dict[str, Any] | None) -> dict[str
 
 
 def merge(own: ImageConfig, below: ImageConfig) -> ImageConfig:
-    """A copy of `own` in which each field that is not set has the value from `below`, by Docker's rules
-    (daemon/commit.go)."""
+    """A copy of the configuration `own`. As in Docker (daemon/commit.go), a field that is not set in `own` has the value of
+    the configuration `below`."""
     env = list(own.env or ())
     names = {entry.partition("=")[0] for entry in env}
     env += [entry for entry in below.env or () if entry.partition("=")[0] not in names]

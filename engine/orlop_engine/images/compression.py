@@ -109,8 +109,8 @@ def _blocks(pieces: Iterator[bytes]) -> Iterator[bytes]:
 
 
 class LayerCompression:
-    """`kind` returns the configured compression. A layer is compressed only once, even if several pushes wait for it.
-    `expand` decompresses a stream into a file, in a sandbox."""
+    """The callback `kind` returns the configured compression. A layer is compressed only once, even if several pushes wait
+    for it. The callback `expand` decompresses a stream into a file, in a sandbox."""
 
     def __init__(
         self, image_store: ImageStore, nursery: trio.Nursery, kind: Callable[[], Compression], expand: Expand
@@ -140,7 +140,8 @@ class LayerCompression:
         opened: Callable[[], AbstractAsyncContextManager[int]] | None = None,
     ) -> Layer:
         """The layer with a blob that is compressed according to the recipe. This method adds the blob to the lease. The
-        blobs of existing images stay unchanged. `opened` opens the layer's tar if the layer is not in the image store."""
+        blobs of existing images stay unchanged. The callback `opened` opens the layer's tar if the layer is not in the image
+        store."""
         if layer.blob and recipe.level < 0:
             kind = await compression_of(self._image_store.content, layer)
             if (kind or PLAIN) == recipe.kind:

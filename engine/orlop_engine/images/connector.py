@@ -50,7 +50,7 @@ async def load_http() -> None:
 
 
 class Connector:
-    """`config` returns the daemon's current configuration."""
+    """The callback `config` returns the daemon's current configuration."""
 
     def __init__(self, config: Callable[[], Config], timeouts: Timeouts, certificates: tuple[str, ...] = CERTS_D) -> None:
         self._config, self._timeouts, self._certificates = config, timeouts, certificates

@@ -113,9 +113,9 @@ class Ingest:
         os.lseek(self._fd, 0, os.SEEK_SET)
 
     async def commit(self, hold: Callable[[str], Awaitable[None]] | None = None) -> str:
-        """Verify the content, make it durable, and publish it as a blob. Before the blob is published, `hold` is called with
-        its digest. The caller can then add the blob to a lease, which protects the blob from garbage collection. After a
-        `DigestMismatch` the ingest is still open: call `restart` or `abandon`."""
+        """Verify the content, make it durable, and publish it as a blob. Before the blob is published, the callback `hold`
+        is called with its digest. The callback can then add the blob to a lease, which protects the blob from garbage
+        collection. After a `DigestMismatch` the ingest is still open: call `restart` or `abandon`."""
         await self._flush()
         found = "sha256:" + self._hash.hexdigest()
         if self._expected is not None and found != self._expected:
