@@ -37,9 +37,9 @@ _MADE = {
 def describe(engine: Engine, call: Call) -> dict[str, str]:
     """The object of a call before its execution; {} if the call does not concern a single object. If the object does not
     exist, its name is the name in the request."""
-    kind = _KINDS.get(call.pattern[1:].partition("/")[0], "")
+    kind = _kind(call)
     text = call.params.get("id") or call.params.get("name") or ""
-    if call.pattern == "/containers/create":
+    if call.pattern in ("/containers/create", "/orlop/containers/plan"):
         text = call.arg("name")
     elif call.pattern == "/commit":
         name = ":".join(filter(None, (call.arg("repo"), call.arg("tag"))))
@@ -64,7 +64,7 @@ def describe_made(engine: Engine, call: Call, answer: Answer) -> dict[str, str]:
     if not member or not isinstance(answer, Response) or answer.status != 201:
         return {}
     made = str(msgspec.json.decode(answer.body)[member])
-    kind = _KINDS.get(call.pattern[1:].partition("/")[0], "")
+    kind = _kind(call)
     if not kind or key == "exec":  # the object already has its kind
         return {key: made}
     try:
@@ -77,6 +77,10 @@ def describe_body(engine: Engine, call: Call) -> dict[str, str]:
     """The container in the body of a finished call, if the body was decoded."""
     body = call.body
     return _container(engine, body.container) if isinstance(body, ConnectRequest | DisconnectRequest) else {}
+
+
+def _kind(call: Call) -> str:
+    return _KINDS.get(call.pattern.removeprefix("/orlop")[1:].partition("/")[0], "")
 
 
 def _container(engine: Engine, text: str) -> dict[str, str]:

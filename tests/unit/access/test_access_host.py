@@ -137,7 +137,7 @@ REACHED = {
 
 @pytest.mark.parametrize("listener", LISTENERS)
 def test_listeners_reach_only_their_routes_to_a_container_with_a_bind_mount(listener: str) -> None:
-    about_one = [route for route in ROUTES if route == "POST /commit" or " /containers/{" in route or " /exec/{" in route]
+    about_one = [route for route in ROUTES if route == "POST /commit" or "/containers/{" in route or "/exec/{" in route]
     bodies = {"POST /containers/{id}/update": {}, "POST /containers/{id}/exec": {}}
     reached = {route for route in about_one if ask(LISTENERS[listener], route, "bound", bodies.get(route))[0] == 200}
     assert reached == REACHED[listener]
