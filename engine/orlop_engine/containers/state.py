@@ -11,11 +11,15 @@ update:
 
 - the decisions when the daemon starts: `restore` and `adoption`;
 - other code that asks for the phase, most of it in `stopping`, `lifecycle`, `removal` and `execs`; find all of it with
-  `grep -rE 'state.(running|paused|restarting)'`;
+  `grep -rE 'state.(running|paused|restarting)' engine/orlop_engine plugins/*/orlop_*`;
 - `ContainerIndex.counts`, `check.rows`, `wire.container_list.status_text` of the front end `docker`, and `_states` of the
   metrics;
-- the client: `_LIVING` in `commands/system.py`, and `_completion.py`;
-- a new schema version of the rows (`record.SCHEMA`).
+- the client: `_LIVING` in `commands/system.py`, `_containers` in `_completion.py`, `_ALIVE` in `explain/objects.py`, and
+  `explain/container.py`, `commands/attach.py`, and the colours and keys of `fullscreen`; find all of it with
+  `grep -rE '"(running|paused|restarting)"' cli/orlop_cli`;
+- a new schema version of the rows (`record.SCHEMA`), so that an older Orlop refuses rows with the new phase;
+- the tests: `PHASES`, `TABLE` and `APPLY` in `test_state.py`, the schema version in `test_rows.py`, and the operation in
+  `tests/crash/operations.py`.
 
 Two conditions are not phases. "Starting" belongs to the run (`Run.settled`). No client sees it and no row contains it,
 because after a crash an interrupted start is undone. "Removing" is `ContainerRecord.removing`: after a failed removal, the

@@ -23,8 +23,8 @@ _FORMS = ((1, 52), (1, 48), (1, 45))
 
 
 def _form(version: tuple[int, int]) -> str:
-    """The oldest API version whose inspect answer has the same fields. If a new API version adds a field, add a line to this
-    function."""
+    """The oldest API version whose inspect answer has the same fields. If a new API version adds a field, add the
+    version to `_FORMS`."""
     major, minor = next((form for form in _FORMS if version >= form), (1, 24))
     return f"{major}.{minor}"
 
