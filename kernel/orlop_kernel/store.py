@@ -50,7 +50,7 @@ UNREADABLE = (ValueError, RecursionError)
 _log = logging.getLogger("orlop.store")
 _GROUP = 256  # limit of jobs in one transaction, because the first job waits for all of them
 _NAMED = 100  # limit of quarantined rows that are logged one by one; further rows are only counted
-_REFILL = 5.0  # seconds between two checks of free space while the reserve is not whole
+_REFILL = 5.0  # seconds between two checks of free space while the reserve file has less than its full size
 
 
 def database_path(data_root: str) -> str:

@@ -288,7 +288,8 @@ def test_inconsistent_sparse_maps_are_refused(form: Form, numbers: tuple[int, ..
 @PAX
 @pytest.mark.parametrize("kind", [b"1", b"2", b"3", b"4", b"5", b"6", b"V"])
 def test_only_files_are_sparse(form: Form, kind: bytes) -> None:
-    """Without this check, the content of a symlink would be parsed as the next header."""
+    """A sparse map is refused for all other entries. Otherwise, the content of a symlink would be parsed as the next
+    header."""
     with pytest.raises(UnpackError, match="f has a sparse map, but is not a file"):
         read(form(0, 10, kind=kind))
 

@@ -105,8 +105,8 @@ class PlannedRestart(WireBase):
 
 
 class Plan(WireBase):
-    """`spec` is the OCI spec, None if a problem prevents it. `directories` are the missing sources of `--volume` binds,
-    which the create would create."""
+    """`spec` is the OCI spec, None if a problem prevents it. `directories` are the missing sources of `--volume` binds:
+    directories that the creation of the container would make."""
 
     name: str
     image: PlannedImage

@@ -250,7 +250,7 @@ class Puller:
         lease.chains.update(plan.chain_ids)
         await self._image_store.barrier()
         image = self._image_store.catalog.images.get(plan.manifest.config.digest)
-        # If the configuration exists, its layers exist too, and Docker does not report them
+        # If the image exists, its layers exist too, and are not reported to the client, as in Docker
         attached = _Attached(self._image_store, self._downloads, sources, plan, lease)
         usable = image is not None and plan.policy.may_use(image)
         if image is not None and usable and self._image_store.complete(image.layers):

@@ -211,7 +211,7 @@ def _read_first(argv: Sequence[str], directory: str = "") -> tuple[str, Document
     path = config_file(argv)
     try:
         return path, *_read(find(os.path.join(directory, path) if path else ""))
-    except ConfigError as error:  # the keys of a plugin that is selected by default cannot be used
+    except ConfigError as error:  # a plugin that is selected by default declares wrong keys
         return path, Document(Schema({}), {}, {}), list(error.problems)
 
 

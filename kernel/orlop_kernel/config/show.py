@@ -1,6 +1,6 @@
 """Renders a configuration for people: every key, its value and its origin, with secrets masked. Pure.
 
-`GET /orlop/config` and `orlopd --show-config=json` return the document; `orlopd --show-config` prints it as text.
+`GET /orlop/config` and `orlopd --show-config=json` return the configuration as JSON; `orlopd --show-config` prints a text.
 """
 
 from __future__ import annotations

@@ -147,7 +147,7 @@ class Call:
 
     @property
     def body(self) -> object:
-        """The value that `json` returned; None before it was called."""
+        """The value that `json` returned; None before `json` was called."""
         return self._value
 
     async def json(self, kind: type[T], required: bool = False, limit: int = JSON_LIMIT) -> T:
