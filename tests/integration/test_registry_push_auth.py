@@ -15,8 +15,8 @@ from orlop_engine.images.references import parse
 from orlop_engine.images.registry_auth import Credentials
 
 
-def test_push_requests_tokens_with_its_scope(tmp_path: Path) -> None:
-    """A mount asks for a token that may read the other repository; identity tokens are exchanged."""
+def test_push_requests_tokens_whose_scope_covers_the_repositories_involved(tmp_path: Path) -> None:
+    """For a cross-repository mount, the token may read the source repository. Identity tokens are exchanged for tokens."""
 
     async def check(images: ImagesFixture, registry: Receiving) -> None:
         await pushed(images, registry)
@@ -46,7 +46,7 @@ def test_push_requests_tokens_with_its_scope(tmp_path: Path) -> None:
     run(tmp_path, check)
 
 
-def test_push_ends_if_no_token_is_accepted(tmp_path: Path) -> None:
+def test_push_fails_if_registry_accepts_no_token(tmp_path: Path) -> None:
     async def check(images: ImagesFixture, registry: Receiving) -> None:
         realm = f'Bearer realm="http://{registry.host}/token",service="s"'
         no = refuse(401, "UNAUTHORIZED", "again", WWW_Authenticate=realm)
@@ -69,8 +69,8 @@ def test_missing_credentials_are_reported_like_docker(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("leads", ["location", "redirect"])
-def test_credentials_stay_with_the_registry(tmp_path: Path, leads: str) -> None:
-    """An upload location may be on another host, which gets the content but no credentials."""
+def test_push_sends_no_credentials_to_the_host_of_an_upload_location(tmp_path: Path, leads: str) -> None:
+    """If the registry names an upload location on another host, that host gets the content, but no credentials."""
 
     async def check(images: ImagesFixture, registry: Receiving) -> None:
         basic = {"WWW-Authenticate": 'Basic realm="r"'}
@@ -98,6 +98,6 @@ def _upload() -> Any:
     return Upload("app")
 
 
-def test_secrets_are_not_in_the_representation_of_an_access() -> None:
+def test_repr_of_a_registry_access_contains_no_secrets() -> None:
     shown = repr(Access(parse("a/b"), Credentials("me", "s3cret", "s3cret", "s3cret")))
     assert "s3cret" not in shown

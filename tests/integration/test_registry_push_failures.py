@@ -120,7 +120,7 @@ def test_interrupted_upload_is_continued(tmp_path: Path) -> None:
     run(tmp_path, check)
 
 
-def test_progress_resets_the_number_of_attempts(tmp_path: Path) -> None:
+def test_progress_of_an_upload_resets_the_count_of_attempts(tmp_path: Path) -> None:
     """A push over a connection that breaks after every MiB succeeds, although only two attempts are allowed."""
 
     async def check(images: ImagesFixture, registry: Receiving) -> None:
@@ -157,7 +157,7 @@ def test_disconnected_client_cancels_its_push(tmp_path: Path) -> None:
     run(tmp_path, check, max_concurrent_uploads=1)
 
 
-def test_removed_image_is_pushed_completely_and_stays_removed(tmp_path: Path) -> None:
+def test_image_removed_during_a_push_is_pushed_completely_and_stays_removed(tmp_path: Path) -> None:
     async def check(images: ImagesFixture, registry: Receiving) -> None:
         def slowly(handler: Any) -> None:
             registry.reached.set()

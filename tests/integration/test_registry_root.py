@@ -45,7 +45,7 @@ async def real_room(root: Path) -> AsyncIterator[tuple[Images, Storage]]:
 
 
 @pytest.mark.root
-def test_pulled_image_runs_after_a_restart_and_is_removed_completely(tmp_path: Path) -> None:
+def test_pulled_image_is_usable_after_a_restart_and_can_be_removed_completely(tmp_path: Path) -> None:
     app = image([BASE, TOP], oci=True)
 
     async def main() -> None:

@@ -134,11 +134,13 @@ def test_a_valid_configuration_is_applied_and_an_invalid_one_changes_nothing(fre
 
 
 def deleted(engine: Engine) -> None:
-    """Wait until the runtime has deleted the container, because `run --rm` returns before."""
+    """Wait until the runtime has deleted the container, because `run --rm` returns earlier."""
     until(lambda: not os.listdir(engine.home / "run" / "run"), "the runtime's delete")
 
 
-def test_copy_of_a_runtime_in_memory_is_not_used_after_a_reload(fresh: Callable[..., Engine]) -> None:
+def test_containers_use_the_new_runtime_after_a_reload_although_the_old_program_is_in_memory(
+    fresh: Callable[..., Engine],
+) -> None:
     engine = fresh(FIRST)
     first, first_ran = wrapper(engine, "first")
     second, second_ran = wrapper(engine, "second")
@@ -159,8 +161,8 @@ def test_copy_of_a_runtime_in_memory_is_not_used_after_a_reload(fresh: Callable[
     assert not second_ran.exists()
 
 
-def test_execs_use_the_settings_of_their_containers_start(fresh: Callable[..., Engine]) -> None:
-    """This holds after a reload, and with the next daemon."""
+def test_exec_uses_the_settings_that_were_in_effect_when_the_container_started(fresh: Callable[..., Engine]) -> None:
+    """A reload or a new daemon process does not change the settings of a running container's execs."""
 
     def quiet() -> str:
         return engine.ok("exec", "web", "grep", "NoNewPrivs", "/proc/self/status").split()[-1]
@@ -187,7 +189,7 @@ def refused(engine: Engine, config: dict[str, Any], *flags: str) -> str:
     return done.stderr
 
 
-def test_settings_that_running_containers_depend_on_cannot_be_changed(fresh: Callable[..., Engine]) -> None:
+def test_reload_and_start_refuse_to_change_settings_that_running_containers_use(fresh: Callable[..., Engine]) -> None:
     live = {**FIRST, "live-restore": True, "runtimes": {"own": {"path": "runc"}}}
     engine = fresh(live)
     engine.ok("run", "-d", "--name", "web", "--runtime", "own", BUSYBOX, "sleep", "1000")
@@ -222,8 +224,8 @@ def test_settings_that_running_containers_depend_on_cannot_be_changed(fresh: Cal
     assert json.loads(engine.ok("network", "inspect", "bridge"))[0]["IPAM"]["Config"][0]["Subnet"] == subnet
 
 
-def test_containers_route_by_the_default_gateway_of_the_file(fresh: Callable[..., Engine]) -> None:
-    """Containers use the key `default-gateway` of daemon.json; the API uses `min-api-version`."""
+def test_containers_use_the_default_gateway_of_daemon_json(fresh: Callable[..., Engine]) -> None:
+    """The key `default-gateway` sets the containers' default route, and `min-api-version` the oldest version of the API."""
     config = {**FIRST, "bip": "10.98.97.1/24", "default-gateway": "10.98.97.9", "min-api-version": "1.40"}
     engine = fresh(config)
     found = json.loads(engine.ok("network", "inspect", "bridge"))[0]["IPAM"]["Config"][0]
@@ -241,7 +243,7 @@ def test_containers_route_by_the_default_gateway_of_the_file(fresh: Callable[...
     engine.configure(config)
 
 
-def test_start_logs_the_keys_in_effect_and_the_keys_without_effect() -> None:
+def test_daemon_logs_at_start_which_configuration_keys_have_an_effect() -> None:
     engine = Engine({"mtu": 1400, "containerd": "/run/c.sock"})
     try:
         engine.start()

@@ -125,7 +125,7 @@ def big(shared: Engine) -> Iterator[None]:
 
 @pytest.mark.parametrize("case", REFUSED)
 @pytest.mark.usefixtures("big")
-def test_excessive_requests_are_refused_and_leave_nothing(shared: Engine, case: str) -> None:
+def test_create_request_over_a_limit_is_refused_and_leaves_no_container_or_volume(shared: Engine, case: str) -> None:
     body, reason = REFUSED[case]
     before = left(shared)
     with pinging(shared):
@@ -150,7 +150,7 @@ def test_excessive_requests_are_refused_and_leave_nothing(shared: Engine, case: 
     ],
     ids=["lists", "labels", "quotes", "depth", "blanks", "escapes", "digits", "too large"],
 )
-def test_large_body_of_any_shape_does_not_delay_others(engine: Engine, text: bytes) -> None:
+def test_large_request_body_of_any_shape_does_not_delay_other_clients(engine: Engine, text: bytes) -> None:
     before = left(engine)
     with pinging(engine):
         try:
@@ -162,7 +162,7 @@ def test_large_body_of_any_shape_does_not_delay_others(engine: Engine, text: byt
     assert not engine.blocked()
 
 
-def test_largest_allowed_request_succeeds_without_delaying_others(engine: Engine, name: str) -> None:
+def test_largest_allowed_request_succeeds_and_does_not_delay_other_clients(engine: Engine, name: str) -> None:
     body = {
         "Env": [f"A{number}=x" for number in range(9_000)],
         "Labels": {f"l{number}": "x" * 50 for number in range(9_000)},

@@ -26,7 +26,7 @@ def test_daemon_runs_with_a_low_hard_limit_that_it_cannot_raise(fresh: Callable[
     engine.ok("commit", name, "committed")
 
 
-def test_a_daemon_killed_while_it_exports_leaves_no_mount_point(fresh: Callable[..., Engine]) -> None:
+def test_daemon_killed_during_an_export_leaves_no_mount_point(fresh: Callable[..., Engine]) -> None:
     engine = fresh()
     name = engine.ok("create", "busybox")
     engine.docker("export", name, check=0)

@@ -1,4 +1,4 @@
-"""`docker run`: output, exit codes, and the effect of each flag inside."""
+"""`docker run`: output, exit codes, and the effect of options in the container."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tests.integration.engine import RUNTIME, Engine, Result, until
 pytestmark = pytest.mark.root
 
 
-def test_run_prints_the_output(engine: Engine) -> None:
+def test_run_prints_the_output_of_the_command(engine: Engine) -> None:
     result = engine.docker("run", "busybox", "echo", "hello")
     assert (result.code, result.out, result.err) == (0, "hello\n", "")
 
@@ -25,17 +25,17 @@ def test_run_returns_the_containers_exit_code(engine: Engine, code: int) -> None
     assert engine.docker("run", "--rm", "busybox", "sh", "-c", f"exit {code}").code == code
 
 
-def test_command_killed_by_a_signal_exits_with_128_and_its_number(engine: Engine) -> None:
+def test_run_exits_with_143_if_sigterm_killed_the_child_of_the_command(engine: Engine) -> None:
     # The first process of a PID namespace ignores signals without a handler, so signal its child
     assert engine.docker("run", "--rm", "busybox", "sh", "-c", "sh -c 'kill -TERM $$'; exit $?").code == 143
 
 
-def test_stdout_and_stderr_are_separate(engine: Engine) -> None:
+def test_run_writes_stdout_and_stderr_of_the_command_to_separate_streams(engine: Engine) -> None:
     result = engine.docker("run", "--rm", "busybox", "sh", "-c", "echo out; echo err >&2; echo out2")
     assert (result.out, result.err) == ("out\nout2\n", "err\n")
 
 
-def test_missing_command_exits_with_127(engine: Engine, name: str) -> None:
+def test_run_of_a_missing_command_exits_with_127(engine: Engine, name: str) -> None:
     result = engine.docker("run", "--name", name, "busybox", "no-such-command")
     assert (result.code, result.out) == (127, "")
     assert result.err.startswith(
@@ -48,7 +48,7 @@ def test_missing_command_exits_with_127(engine: Engine, name: str) -> None:
     assert "executable file not found in $PATH" in state["Error"]
 
 
-def test_command_that_cannot_be_executed_exits_with_126(engine: Engine) -> None:
+def test_run_of_a_command_that_cannot_be_executed_exits_with_126(engine: Engine) -> None:
     result = engine.docker("run", "--rm", "busybox", "/etc/passwd")
     assert result.code == 126
     assert 'exec: "/etc/passwd": permission denied' in result.err
@@ -57,7 +57,7 @@ def test_command_that_cannot_be_executed_exits_with_126(engine: Engine) -> None:
     assert "is a directory" in result.err or "permission denied" in result.err
 
 
-def test_error_of_the_daemon_exits_with_125(engine: Engine) -> None:
+def test_run_exits_with_125_if_the_daemon_reports_an_error(engine: Engine) -> None:
     result = engine.docker("run", "--rm", "--memory", "1m", "busybox", "true")
     assert result.code == 125
     assert result.err.startswith("docker: Error response from daemon: Minimum memory limit allowed is 6MB.")
@@ -72,7 +72,7 @@ def test_rm_leaves_nothing(engine: Engine, name: str) -> None:
     until(lambda: engine.docker("volume", "ls", "-q").out == "", "its anonymous volume is gone")
 
 
-def test_detached_prints_the_id(engine: Engine, name: str) -> None:
+def test_run_with_detach_prints_the_container_id(engine: Engine, name: str) -> None:
     container = engine.ok("run", "-d", "--name", name, "busybox", "sleep", "600")
     assert len(container) == 64
     found = engine.inspect(name)
@@ -81,12 +81,12 @@ def test_detached_prints_the_id(engine: Engine, name: str) -> None:
     assert Path(f"/proc/{found['State']['Pid']}/cmdline").read_bytes() == b"sleep\x00600\x00"
 
 
-def test_input_is_passed_through_a_pipe(engine: Engine) -> None:
+def test_run_with_interactive_passes_piped_input_to_the_command(engine: Engine) -> None:
     result = engine.docker("run", "--rm", "-i", "busybox", "cat", stdin="one\ntwo")
     assert (result.code, result.out) == (0, "one\ntwo")
 
 
-def test_without_flag_i_standard_input_is_empty(engine: Engine) -> None:
+def test_standard_input_of_the_command_is_empty_without_option_interactive(engine: Engine) -> None:
     assert engine.docker("run", "--rm", "busybox", "cat", stdin="one\n").out == ""
 
 
@@ -105,13 +105,13 @@ def test_twenty_megabytes_pass_through_cat_into_the_log_unchanged(engine: Engine
     assert engine.docker("logs", name).stdout == data
 
 
-def test_environment_and_working_directory_are_set(engine: Engine) -> None:
+def test_run_sets_environment_variables_and_working_directory(engine: Engine) -> None:
     script = "echo $A-$B; pwd"
     result = engine.docker("run", "--rm", "-e", "A=1", "-e", "B=x y", "-w", "/some/where", "busybox", "sh", "-c", script)
     assert result.out == "1-x y\n/some/where\n"
 
 
-def test_default_environment_equals_dockers(engine: Engine) -> None:
+def test_default_environment_of_a_container_is_the_same_as_in_docker(engine: Engine) -> None:
     found = engine.docker("run", "--rm", "--hostname", "ship", "busybox", "env").out.splitlines()
     assert found == [
         "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
@@ -124,7 +124,7 @@ def test_default_environment_equals_dockers(engine: Engine) -> None:
     ("user", "expected"),
     [("nobody", "65534:65534"), ("65534", "65534:65534"), ("1000:1001", "1000:1001"), ("nobody:0", "65534:0")],
 )
-def test_user_and_group_are_set(engine: Engine, user: str, expected: str) -> None:
+def test_command_runs_with_the_given_user_and_group(engine: Engine, user: str, expected: str) -> None:
     assert engine.ok("run", "--rm", "-u", user, "busybox", "sh", "-c", "echo $(id -u):$(id -g)") == expected
 
 
@@ -134,7 +134,7 @@ def test_unknown_user_is_refused(engine: Engine) -> None:
     assert "unable to find user captain: no matching entries in passwd file" in result.err
 
 
-def test_bind_mounts_show_host_files(engine: Engine, tmp_path: Path) -> None:
+def test_bind_mount_shows_files_of_the_host(engine: Engine, tmp_path: Path) -> None:
     (tmp_path / "in").write_text("from the host\n")
     engine.ok("run", "--rm", "-v", f"{tmp_path}:/data", "busybox", "cp", "/data/in", "/data/out")
     assert (tmp_path / "out").read_text() == "from the host\n"
@@ -146,14 +146,14 @@ def test_bind_mounts_show_host_files(engine: Engine, tmp_path: Path) -> None:
     assert f"bind source path does not exist: {tmp_path}/gone" in missing.err
 
 
-def test_named_volume_keeps_data(engine: Engine, name: str) -> None:
+def test_named_volume_keeps_its_data_after_the_container_is_removed(engine: Engine, name: str) -> None:
     volume = f"v-{name}"
     engine.ok("run", "--rm", "-v", f"{volume}:/data", "busybox", "sh", "-c", "echo kept > /data/f")
     assert engine.ok("run", "--rm", "-v", f"{volume}:/d:ro", "busybox", "cat", "/d/f") == "kept"
     assert engine.ok("volume", "rm", volume) == volume
 
 
-def test_volume_starts_with_the_images_files(engine: Engine, name: str) -> None:
+def test_empty_volume_is_filled_with_the_images_files(engine: Engine, name: str) -> None:
     volume = f"v-{name}"
     assert "passwd" in engine.ok("run", "--rm", "-v", f"{volume}:/etc", "busybox", "ls", "/etc").split()
     engine.ok("run", "--rm", "-v", f"{volume}:/etc", "busybox", "rm", "/etc/passwd")
@@ -188,7 +188,7 @@ def test_subpath_of_a_volume_never_leads_out_of_it(engine: Engine, name: str) ->
     engine.ok("volume", "rm", name)
 
 
-def test_tmpfs_is_mounted_with_its_options(engine: Engine) -> None:
+def test_tmpfs_is_mounted_with_the_given_options(engine: Engine) -> None:
     out = engine.ok(
         "run", "--rm", "--tmpfs", "/t:size=1m,mode=700", "busybox", "sh", "-c", "grep ' /t ' /proc/mounts; touch /t/x"
     )
@@ -204,7 +204,7 @@ def test_read_only_root_refuses_writes(engine: Engine) -> None:
     assert result.err == "touch: /no: Read-only file system\n"
 
 
-def test_memory_limit_reaches_the_cgroup(engine: Engine, name: str) -> None:
+def test_memory_cpu_and_pids_limits_are_set_in_the_cgroup(engine: Engine, name: str) -> None:
     container = engine.ok(
         "run", "-d", "--name", name, "-m", "64m", "--cpus", "0.5", "--pids-limit", "50", "busybox", "sleep", "600"
     )
@@ -218,7 +218,7 @@ def test_memory_limit_reaches_the_cgroup(engine: Engine, name: str) -> None:
         assert engine.cgroup(container, "cpu", "cpu.cfs_quota_us") == "50000"
 
 
-def test_out_of_memory_kill_is_shown(engine: Engine, name: str) -> None:
+def test_inspect_shows_that_a_process_was_killed_because_of_the_memory_limit(engine: Engine, name: str) -> None:
     result = engine.docker(
         "run",
         "--name",
@@ -250,7 +250,7 @@ def test_capabilities_are_added_and_dropped(engine: Engine) -> None:
     assert effective("--cap-drop", "CHOWN") == 0xA80425FA
 
 
-def test_privileged_container_may_mount(engine: Engine) -> None:
+def test_privileged_container_can_mount_file_systems(engine: Engine) -> None:
     script = "awk '/CapEff/ {print $2}' /proc/1/status; ls /dev/loop-control; mount -t tmpfs none /tmp && echo mounted"
     lines = engine.ok("run", "--rm", "--privileged", "busybox", "sh", "-c", script).splitlines()
     assert int(lines[0], 16) > 0xA80425FB
@@ -258,7 +258,7 @@ def test_privileged_container_may_mount(engine: Engine) -> None:
     assert engine.docker("run", "--rm", "busybox", "mount", "-t", "tmpfs", "none", "/tmp").code != 0
 
 
-def test_hostname_is_set_and_in_hosts(engine: Engine) -> None:
+def test_hostname_is_set_and_written_to_etc_hosts(engine: Engine) -> None:
     out = engine.ok(
         "run", "--rm", "--hostname", "ship", "busybox", "sh", "-c", "hostname; cat /etc/hostname; cat /etc/hosts"
     )
@@ -266,16 +266,16 @@ def test_hostname_is_set_and_in_hosts(engine: Engine) -> None:
     assert out.splitlines()[-1].split()[1:] == ["ship"]
 
 
-def test_default_hostname_is_the_short_id(engine: Engine, name: str) -> None:
+def test_default_hostname_is_the_short_container_id(engine: Engine, name: str) -> None:
     assert engine.ok("run", "--name", name, "busybox", "hostname") == engine.inspect(name)["Id"][:12]
 
 
-def test_init_runs_as_process_1(engine: Engine) -> None:
+def test_option_init_makes_docker_init_process_1(engine: Engine) -> None:
     assert shutil.which("docker-init") or shutil.which("tini"), "the tests need an init: tini"
     assert engine.ok("run", "--rm", "--init", "busybox", "cat", "/proc/1/comm") == "docker-init"
 
 
-def test_taken_name_is_refused(engine: Engine, name: str) -> None:
+def test_container_name_in_use_is_refused(engine: Engine, name: str) -> None:
     first = engine.ok("create", "--name", name, "busybox")
     result = engine.docker("run", "--name", name, "busybox", "true")
     assert result.code == 125
@@ -291,7 +291,7 @@ def test_unknown_image_is_refused(engine: Engine) -> None:
     assert "No such image: no-such-image:latest" in result.err
 
 
-def test_cidfile_is_written_and_entrypoint_overridden(engine: Engine, tmp_path: Path) -> None:
+def test_run_writes_the_cidfile_and_overrides_the_entrypoint(engine: Engine, tmp_path: Path) -> None:
     cid = tmp_path / "cid"
     out = engine.ok("run", "--rm", "--cidfile", str(cid), "--entrypoint", "echo", "busybox", "a", "b")
     assert out == "a b"
@@ -309,7 +309,7 @@ def test_masked_paths_are_unreadable(engine: Engine) -> None:
     assert engine.docker("run", "--rm", "busybox", "sh", "-c", "echo 1 > /proc/sys/kernel/panic").code != 0
 
 
-def test_sysctl_and_shm_size_are_set(engine: Engine) -> None:
+def test_run_sets_sysctls_and_the_size_of_dev_shm(engine: Engine) -> None:
     script = "cat /proc/sys/net/ipv4/ip_forward; df -k /dev/shm | awk 'END {print $2}'"
     out = engine.ok("run", "--rm", "--sysctl", "net.ipv4.ip_forward=1", "--shm-size", "8m", "busybox", "sh", "-c", script)
     assert out.splitlines() == ["1", "8192"]
@@ -339,7 +339,7 @@ def test_curl_lists_containers(engine: Engine, name: str) -> None:
     )
 
 
-def test_create_needs_only_an_image(engine: Engine) -> None:
+def test_create_request_with_only_an_image_succeeds(engine: Engine) -> None:
     status, answer = engine.api("POST", "/containers/create", {"Image": "busybox"})
     assert status == 201
     assert sorted(answer) == ["Id", "Warnings"]

@@ -74,7 +74,7 @@ def test_docker_py_runs_an_exec(sdk: docker.DockerClient) -> None:
     assert b"executable file not found" in output
 
 
-def test_docker_py_attaches_a_socket(sdk: docker.DockerClient) -> None:
+def test_docker_py_sends_and_receives_over_an_attach_socket(sdk: docker.DockerClient) -> None:
     container = sdk.containers.create("busybox", "cat", stdin_open=True, tty=False)
     attached = container.attach_socket(params={"stdin": 1, "stdout": 1, "stderr": 1, "stream": 1})
     sock: Any = attached._sock
@@ -143,7 +143,7 @@ def test_docker_py_manages_images(sdk: docker.DockerClient, name: str) -> None:
         sdk.containers.create("no-such-image")
 
 
-def test_docker_py_reads_version_info_and_disk_usage(sdk: docker.DockerClient) -> None:
+def test_docker_py_gets_version_and_info_and_disk_usage(sdk: docker.DockerClient) -> None:
     assert sdk.ping()
     assert sdk.version()["ApiVersion"]
     info = sdk.info()

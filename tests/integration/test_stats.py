@@ -47,7 +47,7 @@ def test_stats_show_the_usage_of_a_container(engine):
     assert shown[0] == "busy" and shown[3] == "64MiB" and float(shown[-1].rstrip("%")) > 10
 
 
-def test_stats_show_no_host_network_and_zeros_for_a_stopped_container(engine):
+def test_stats_omit_the_host_network_and_are_zero_for_a_container_that_does_not_run(engine):
     engine.ok("run", "-d", "--name", "hosted", "--network", "host", BUSYBOX, "sleep", "1000")
     assert "networks" not in engine.api("GET", "/containers/hosted/stats?stream=0&one-shot=1")[1]
     engine.ok("create", "--name", "still", BUSYBOX, "true")
@@ -57,7 +57,7 @@ def test_stats_show_no_host_network_and_zeros_for_a_stopped_container(engine):
     assert engine.ok("stats", "--no-stream", "--format", "{{.MemUsage}}", "still") == "0B / 0B"
 
 
-def test_viewers_share_samples_through_a_stop_and_a_start(engine):
+def test_stats_clients_share_samples_and_stay_connected_while_the_container_restarts(engine):
     engine.ok("run", "-d", "--name", "watched", BUSYBOX, "sleep", "1000")
     first: list = []
     second: list = []

@@ -63,7 +63,7 @@ def _layers(engine: Engine) -> list[Path]:
     return sorted(path.parent for path in (engine.data_root / "erofs").glob("*/layer.erofs"))
 
 
-def test_pulled_layers_run_and_are_removed_with_their_image(engine: Engine, tmp_path: Path) -> None:
+def test_container_runs_from_pulled_layers_which_are_removed_with_the_image(engine: Engine, tmp_path: Path) -> None:
     with running() as registry:
         push(registry.host, "layered", "latest", layered())
         name = f"{registry.host}/layered:latest"
@@ -116,7 +116,7 @@ def test_pulled_layers_run_and_are_removed_with_their_image(engine: Engine, tmp_
     sound(engine)
 
 
-def test_volumes_image_mounts_and_read_only_roots_work(index: Engine) -> None:
+def test_layers_can_be_used_with_volumes_and_image_mounts_and_a_read_only_root(index: Engine) -> None:
     index.load()
     index.docker("load", stdin=docker_archive({"layered:latest": layered()}), check=0)
     index.ok("run", "-d", "--name", "vv", "-v", "data:/dir", "layered", "sleep", "600")  # the write copies a file up
@@ -140,7 +140,7 @@ def test_volumes_image_mounts_and_read_only_roots_work(index: Engine) -> None:
     sound(index)
 
 
-def test_daemon_killed_while_a_layer_is_written_leaves_nothing(index: Engine) -> None:
+def test_partial_layer_of_a_killed_daemon_is_removed_at_the_next_start(index: Engine) -> None:
     big = docker_archive({"big:latest": image([layer({f"d/{n}": os.urandom(200_000) for n in range(400)})])})
 
     def load() -> None:
@@ -158,7 +158,7 @@ def test_daemon_killed_while_a_layer_is_written_leaves_nothing(index: Engine) ->
     sound(index)
 
 
-def test_damaged_layers_are_reported_by_check_and_run(index: Engine) -> None:
+def test_system_check_and_docker_run_report_a_damaged_layer(index: Engine) -> None:
     index.docker("load", stdin=docker_archive({"layered:latest": layered()}), check=0)
     index.stop()
     for directory in _layers(index):
@@ -174,7 +174,7 @@ def test_damaged_layers_are_reported_by_check_and_run(index: Engine) -> None:
     sound(index)
 
 
-def test_digests_are_verified_at_the_first_mount() -> None:
+def test_first_mount_of_a_layer_verifies_its_digest() -> None:
     engine = Engine({**EROFS, "storage-opts": ["erofs.verify=digest"]})
     try:
         engine.start()

@@ -19,7 +19,9 @@ def rows(engine: Engine, *flags: str) -> dict[str, dict[str, str]]:
     return {row["Type"]: row for row in map(json.loads, lines)}
 
 
-def test_df_shows_what_prune_reclaims(fresh: Callable[..., Engine], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_system_df_shows_the_same_reclaimable_sizes_as_prune(
+    fresh: Callable[..., Engine], monkeypatch: pytest.MonkeyPatch
+) -> None:
     engine = fresh({"shutdown-timeout": 3})
     base, more, lone = layer(busybox()), layer({"big": b"x" * 3_000_000}), layer({"other": b"y" * 1_000_000})
     archive = docker_archive({"one:1": image([base, more]), "two:1": image([base, more, lone]), "lone:1": image([lone])})
@@ -71,14 +73,14 @@ def test_df_shows_what_prune_reclaims(fresh: Callable[..., Engine], monkeypatch:
     assert engine.ok("volume", "ls", "-q") == ""
 
 
-def test_df_lists_only_requested_types(engine: Engine) -> None:
+def test_system_df_lists_only_the_requested_types_of_objects(engine: Engine) -> None:
     only = engine.api("GET", "/v1.45/system/df?type=container&type=build-cache")[1]
     assert (only["Images"], only["Volumes"]) == (None, None)
     assert isinstance(only["Containers"], list) and isinstance(only["BuildCache"], list)
     assert engine.api("GET", "/v1.45/system/df?type=ship")[0] == 400
 
 
-def test_info_describes_the_engine(fresh: Callable[..., Engine]) -> None:
+def test_docker_info_shows_the_configuration_and_features_of_the_engine(fresh: Callable[..., Engine]) -> None:
     engine = fresh(
         {
             "debug": True,

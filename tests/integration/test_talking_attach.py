@@ -32,7 +32,7 @@ def start(engine: Engine, name: str) -> None:
     assert engine.api("POST", f"/containers/{name}/start")[0] == 204
 
 
-def test_attach_before_the_start_gets_all_output(engine: Engine, name: str) -> None:
+def test_client_attached_before_the_start_gets_all_output(engine: Engine, name: str) -> None:
     create(engine, name, "sh", "-c", "echo hi; cat; echo e >&2", OpenStdin=True, StdinOnce=True)
     client = Hijacked(engine, f"/containers/{name}/attach?{BOTH}&stdin=1")
     assert client.status == 101
@@ -42,7 +42,7 @@ def test_attach_before_the_start_gets_all_output(engine: Engine, name: str) -> N
     assert frames(client.rest()) == {1: b"hi\nearly\n", 2: b"e\n"}
 
 
-def test_attach_gets_only_requested_streams(engine: Engine, name: str) -> None:
+def test_attached_client_gets_only_the_streams_that_it_requested(engine: Engine, name: str) -> None:
     create(engine, name, "sh", "-c", "echo o; echo e >&2; cat", OpenStdin=True)
     error = Hijacked(engine, f"/containers/{name}/attach?stream=1&stderr=1")
     nothing = Hijacked(engine, f"/containers/{name}/attach?stream=1")
@@ -80,8 +80,7 @@ def test_stdin_once_closes_the_input_for_all_clients(engine: Engine, name: str) 
     engine.wait_state(name, "exited")
 
 
-def test_attach_requests_that_are_refused(engine: Engine, name: str) -> None:
-    """Each refused attach request gets dockerd's status and message."""
+def test_refused_attach_requests_get_dockerds_status_and_message(engine: Engine, name: str) -> None:
     client = Hijacked(engine, "/containers/no-such/attach?stream=1")
     assert client.status == 404
     engine.ok("run", "-d", "--name", name, "--log-driver", "none", "busybox", "sleep", "600")
@@ -97,7 +96,7 @@ def test_attach_requests_that_are_refused(engine: Engine, name: str) -> None:
     engine.ok("unpause", name)
 
 
-def test_attach_to_an_ended_container_gets_output_of_its_next_run(engine: Engine, name: str) -> None:
+def test_client_attached_to_an_exited_container_gets_the_output_of_its_next_run(engine: Engine, name: str) -> None:
     engine.ok("run", "--name", name, "busybox", "echo", "again")
     client = Hijacked(engine, f"/containers/{name}/attach?{BOTH}")
     assert client.stays_open()
@@ -108,7 +107,7 @@ def test_attach_to_an_ended_container_gets_output_of_its_next_run(engine: Engine
     assert other.rest() == b""
 
 
-def test_output_at_the_very_end_is_not_lost(engine: Engine, name: str) -> None:
+def test_attached_client_gets_output_written_immediately_before_the_exit(engine: Engine, name: str) -> None:
     def once(number: int) -> bytes:
         create(engine, f"{name}-{number}", "echo", str(number))
         client = Hijacked(engine, f"/containers/{name}-{number}/attach?{BOTH}")
@@ -119,7 +118,7 @@ def test_output_at_the_very_end_is_not_lost(engine: Engine, name: str) -> None:
         assert [frames(data) for data in pool.map(once, range(20))] == [{1: b"%d\n" % number} for number in range(20)]
 
 
-def test_terminal_has_the_given_size_and_can_be_resized(engine: Engine, name: str) -> None:
+def test_container_terminal_has_the_requested_size_and_can_be_resized(engine: Engine, name: str) -> None:
     create(engine, name, "sh", Tty=True, OpenStdin=True, HostConfig={"ConsoleSize": [11, 22]})
     assert engine.api("POST", f"/containers/{name}/resize?h=1&w=1")[0] == 409
     client = Hijacked(engine, f"/containers/{name}/attach?stream=1&stdin=1&stdout=1")
@@ -136,7 +135,7 @@ def test_terminal_has_the_given_size_and_can_be_resized(engine: Engine, name: st
     client.rest()
 
 
-def test_exec_sends_only_requested_streams(engine: Engine, box: str) -> None:
+def test_exec_sends_only_the_streams_that_its_create_request_attached(engine: Engine, box: str) -> None:
     script = "cat; echo o; echo e >&2; exit 3"
     made = exec_in(engine, box, "sh", "-c", script, AttachStdin=True, AttachStdout=True, AttachStderr=True)
     client = Hijacked(engine, f"/exec/{made}/start", {})
@@ -148,7 +147,7 @@ def test_exec_sends_only_requested_streams(engine: Engine, box: str) -> None:
     assert frames(Hijacked(engine, f"/exec/{made}/start", {}).rest()) == {2: b"e\n"}
 
 
-def test_exec_without_streams_runs_and_ends_its_request(engine: Engine, box: str) -> None:
+def test_start_request_of_an_exec_without_streams_ends_while_the_exec_runs(engine: Engine, box: str) -> None:
     made = exec_in(engine, box, "sleep", "600")
     assert Hijacked(engine, f"/exec/{made}/start", {}).rest() == b""
     found = engine.api("GET", f"/exec/{made}/json")[1]
@@ -157,7 +156,7 @@ def test_exec_without_streams_runs_and_ends_its_request(engine: Engine, box: str
     assert engine.api("POST", f"/exec/{made}/resize?h=1&w=1")[0] == 200  # without a terminal, which is no error
 
 
-def test_exec_frames_output_as_its_start_requests(engine: Engine, box: str) -> None:
+def test_exec_output_has_frames_if_the_start_request_has_no_tty(engine: Engine, box: str) -> None:
     """As in dockerd, a start without Tty gets frames, and a start with Tty gets a raw stream."""
     made = exec_in(engine, box, "tty", AttachStdout=True, Tty=True)
     assert frames(Hijacked(engine, f"/exec/{made}/start", {}).rest()) == {1: b"/dev/pts/0\r\n"}
@@ -167,7 +166,7 @@ def test_exec_frames_output_as_its_start_requests(engine: Engine, box: str) -> N
     assert client.rest() == b"plain\n"
 
 
-def test_second_start_and_exec_in_a_paused_container_are_refused(engine: Engine, box: str) -> None:
+def test_second_start_of_an_exec_and_any_exec_in_a_paused_container_are_refused(engine: Engine, box: str) -> None:
     made = exec_in(engine, box, "true", AttachStdout=True)
     waiting = exec_in(engine, box, "true", AttachStdout=True)
     Hijacked(engine, f"/exec/{made}/start", {}).rest()
@@ -183,7 +182,7 @@ def test_second_start_and_exec_in_a_paused_container_are_refused(engine: Engine,
         assert engine.api("GET", f"/exec/{each}/json")[0] == 404
 
 
-def test_exec_without_programs_and_passwd_is_reported(engine: Engine, box: str) -> None:
+def test_exec_in_a_container_without_programs_or_passwd_fails_with_dockers_messages(engine: Engine, box: str) -> None:
     """If the container has lost its programs and /etc/passwd, an exec fails with Docker's messages."""
     engine.docker("exec", box, "rm", "-rf", "/bin", "/etc/passwd")
     result = engine.docker("exec", box, "true")
@@ -192,7 +191,7 @@ def test_exec_without_programs_and_passwd_is_reported(engine: Engine, box: str) 
     assert (result.code, result.out) == (126, "unable to find user nobody: no matching entries in passwd file\r\n")
 
 
-def test_exit_of_an_exec_is_found_after_the_connection_broke(engine: Engine, box: str) -> None:
+def test_daemon_learns_of_an_execs_exit_after_the_connection_to_its_monitor_broke(engine: Engine, box: str) -> None:
     """The daemon's connection to the monitor breaks, so the report of an exit is lost. The daemon asks for the exit after it
     has reconnected."""
     lost = exec_in(engine, box, "sh", "-c", "sleep 0.2; exit 3")
@@ -229,7 +228,7 @@ def _break_connection(daemon: int, monitor: int) -> None:
     time.sleep(0)
 
 
-def test_non_blocking_log_does_not_block_the_container(engine: Engine, name: str) -> None:
+def test_log_in_non_blocking_mode_is_complete_if_the_buffer_is_large_enough(engine: Engine, name: str) -> None:
     options = ["--log-opt", "mode=non-blocking", "--log-opt", "max-buffer-size=8m"]
     result = engine.docker("run", "--name", name, *options, "busybox", "seq", "1", "50000")
     assert result.code == 0

@@ -74,7 +74,7 @@ exec {real} "$@"
 
 
 @pytest.mark.skipif(not shutil.which("criu"), reason="criu is not installed")
-def test_checkpoints_call_the_runtime_and_answer_like_docker(pretending: tuple[Engine, Path]) -> None:
+def test_checkpoint_requests_run_the_runtime_and_get_dockers_answers(pretending: tuple[Engine, Path]) -> None:
     engine, tmp = pretending
     path, container = "/v1.45/containers/cc/checkpoints", engine.inspect("cc")["Id"]
     assert engine.api("GET", path) == (200, [])

@@ -89,7 +89,7 @@ def _parent(cmdline: Path) -> int:
     return int((cmdline.parent / "stat").read_text().rpartition(") ")[2].split()[1])
 
 
-def test_request_to_a_hung_runtime_fails_at_its_deadline_and_others_are_served(sick: Sick) -> None:
+def test_request_that_needs_a_hung_runtime_fails_at_its_deadline_without_delaying_others(sick: Sick) -> None:
     engine, says = sick.engine, f"sick-runtime: no answer within {SECONDS} s"
 
     sick.hang("pause")

@@ -65,7 +65,9 @@ def test_websocket_passes_input_and_output(engine: Engine, name: str, opened: We
     client.shutdown()
 
 
-def test_close_of_the_websocket_ends_input_with_stdin_once(engine: Engine, name: str, opened: Websockets) -> None:
+def test_client_that_closes_its_websocket_ends_the_containers_input_if_stdin_once_is_set(
+    engine: Engine, name: str, opened: Websockets
+) -> None:
     body = {"Image": "busybox", "Cmd": ["sh", "-c", "cat; echo end"], "OpenStdin": True, "StdinOnce": True}
     assert engine.api("POST", f"/containers/create?name={name}", body)[0] == 201
     client = opened(engine, f"/v1.45/containers/{name}/attach/ws?{ALL}")
@@ -92,7 +94,9 @@ def test_large_message_and_large_output_pass_unchanged(engine: Engine, name: str
     client.shutdown()
 
 
-def test_frame_types_and_streams_depend_on_the_api_version(engine: Engine, name: str, opened: Websockets) -> None:
+def test_api_version_determines_the_frame_type_and_the_streams_of_a_websocket(
+    engine: Engine, name: str, opened: Websockets
+) -> None:
     engine.ok("run", "-d", "--name", name, "busybox", "sh", "-c", "echo o; echo e >&2; sleep 600")
     until(lambda: len(engine.docker("logs", name).out + engine.docker("logs", name).err) == 4, "its output")
 

@@ -108,8 +108,10 @@ def test_clients_need_a_certificate_of_the_configured_ca(
     assert "Client sent an HTTP request to an HTTPS server." in plain.err
 
 
-def test_clients_of_the_ca_of_one_listener_are_refused_on_others(remote: Callable[..., Remote], tmp_path: Path) -> None:
-    """This holds after a reload, too, which reads all files again."""
+def test_listener_refuses_clients_whose_certificate_is_from_another_listeners_ca(
+    remote: Callable[..., Remote], tmp_path: Path
+) -> None:
+    """A reload reads all files again; afterwards, the listeners refuse the same clients."""
     own, readers, port = tmp_path / "own", tmp_path / "readers", free_port()
     for directory in (own, readers):
         tls("init", "--dir", directory)
@@ -133,7 +135,9 @@ def test_clients_of_the_ca_of_one_listener_are_refused_on_others(remote: Callabl
     assert let_in() == [True, False, False, True]
 
 
-def test_renewal_keeps_connections_and_a_stop_ends_streams(remote: Callable[..., Remote], tmp_path: Path) -> None:
+def test_renewal_of_certificates_keeps_connections_and_shutdown_ends_streams(
+    remote: Callable[..., Remote], tmp_path: Path
+) -> None:
     tls("init", "--dir", tmp_path)
     files = [
         f"--tlscacert={tmp_path}/ca.pem",

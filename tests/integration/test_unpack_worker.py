@@ -102,7 +102,7 @@ def assert_contained(world: Path) -> None:
     [lambda data: data, gzip.compress, bz2.compress, lzma.compress, zstandard.compress],
     ids=["none", "gzip", "bzip2", "xz", "zstd"],
 )
-def test_every_compression_gives_the_same_diff_id(world: Path, compress: Any) -> None:
+def test_diff_id_of_a_layer_is_independent_of_its_compression(world: Path, compress: Any) -> None:
     data = archive(member("etc", tarfile.DIRTYPE), member("etc/motd", content=b"hello" * 100_000, uid=7, gid=8, mode=0o4711))
     done = run(compress(data), world / "layer")
     assert done == Unpacked("sha256:" + hashlib.sha256(data).hexdigest(), len(data), 2)
@@ -110,7 +110,7 @@ def test_every_compression_gives_the_same_diff_id(world: Path, compress: Any) ->
     assert (info.st_uid, info.st_gid, stat.S_IMODE(info.st_mode), info.st_size) == (7, 8, 0o4711, 500_000)
 
 
-def test_blob_is_read_from_its_descriptor(world: Path) -> None:
+def test_worker_reads_the_blob_from_a_descriptor(world: Path) -> None:
     async def main() -> Unpacked:
         with open(blob, "rb") as file:
             return await unpack(spawner, file.fileno(), UnpackTarget(str(world / "layer"), True), progress=seen.append)
@@ -151,14 +151,16 @@ def test_blob_is_read_from_its_descriptor(world: Path) -> None:
         "type",
     ],
 )
-def test_hostile_entries_are_refused_by_name(world: Path, members: list[tuple[tarfile.TarInfo, bytes]]) -> None:
+def test_layer_with_a_hostile_entry_is_refused_and_changes_no_other_files(
+    world: Path, members: list[tuple[tarfile.TarInfo, bytes]]
+) -> None:
     with pytest.raises(InvalidParameter, match="cannot unpack layer: "):
         run(archive(*members), world / "layer")
     assert_contained(world)
 
 
 @pytest.mark.parametrize("overlay", [True, False])
-def test_links_never_lead_outside(world: Path, overlay: bool) -> None:
+def test_links_in_a_layer_never_lead_outside_of_its_directory(world: Path, overlay: bool) -> None:
     up = "../" * 20
     run(
         archive(
@@ -187,7 +189,7 @@ def test_links_never_lead_outside(world: Path, overlay: bool) -> None:
     assert os.stat(world / "layer/hard").st_ino == os.stat(inside / "outside").st_ino
 
 
-def test_decompression_bombs_are_stopped_at_the_limit(world: Path) -> None:
+def test_unpacking_stops_at_the_limits_of_size_and_number_of_entries(world: Path) -> None:
     zeros = gzip.compress(archive(member("zeros", content=bytes(30 << 20))))
     with pytest.raises(InvalidParameter, match="more than 1048576 bytes uncompressed"):
         run(zeros, world / "layer", limits=Limits(size=1 << 20))
@@ -231,7 +233,7 @@ def test_attributes_and_special_files_are_unpacked(world: Path) -> None:
     assert stat.S_IMODE(os.stat(layer / "dev").st_mode) == 0o1777
 
 
-def test_whiteouts_become_those_of_overlayfs(world: Path) -> None:
+def test_whiteouts_of_a_layer_become_whiteouts_of_overlayfs(world: Path) -> None:
     run(
         archive(
             member("d", tarfile.DIRTYPE),
@@ -259,7 +261,7 @@ def test_whiteouts_become_those_of_overlayfs(world: Path) -> None:
     assert sorted(os.listdir(layer)) == ["again", "d", "implied", "kept", "o"]
 
 
-def test_the_sandbox_sees_only_the_layer(world: Path) -> None:
+def test_sandboxed_worker_can_access_only_the_layer(world: Path) -> None:
     """A child process enters the sandbox, and tries operations that hostile code in a worker could try."""
     script = """
 import ctypes, os, socket
@@ -301,7 +303,7 @@ def test_worker_forked_by_the_zygote_unpacks_a_layer(world: Path) -> None:
     assert (world / "layer/etc/motd").read_text() == "hello"
 
 
-def test_cancelling_kills_the_worker(world: Path) -> None:
+def test_cancelled_unpack_kills_its_worker(world: Path) -> None:
     async def endless() -> AsyncIterator[bytes]:
         yield archive(member("a"))[:512]
         started.set()
@@ -322,7 +324,7 @@ def test_cancelling_kills_the_worker(world: Path) -> None:
     assert spawner.reap() == [-signal.SIGKILL]
 
 
-def test_error_of_the_source_is_raised_unchanged(world: Path) -> None:
+def test_unpack_raises_the_error_of_its_source_unchanged(world: Path) -> None:
     async def broken() -> AsyncIterator[bytes]:
         yield archive(member("a"))[:512]
         raise ConnectionError("the registry went away")
@@ -385,7 +387,7 @@ def test_files_of_the_image_are_copied_into_an_empty_volume(world: Path) -> None
 
 
 def test_worker_copies_files_with_all_attributes(world: Path) -> None:
-    """In its sandbox, the worker keeps the capabilities that the owner of the copy has for this."""
+    """In its sandbox, the worker keeps the capabilities that it needs to copy owners and extended attributes."""
     (world / "new").mkdir()
     file = world / "layer" / "file"
     file.write_text("content")

@@ -39,7 +39,7 @@ def test_limits_change_in_the_running_container(engine):
     assert engine.events(container="limited").count("update") == 2
 
 
-def test_limit_refused_by_the_kernel_changes_nothing(engine):
+def test_limit_that_the_kernel_refuses_is_not_stored(engine):
     engine.ok("run", "-d", "--name", "pinned", BUSYBOX, "sleep", "1000")
     refused = engine.docker("update", "--cpuset-cpus", "4000", "pinned")
     assert refused.code == 1 and refused.err

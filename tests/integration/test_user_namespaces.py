@@ -47,7 +47,7 @@ def mapped(ranges: Path) -> Iterator[Engine]:
         assert not engine.close()
 
 
-def test_processes_are_root_inside_and_unprivileged_outside(mapped: Engine, name: str) -> None:
+def test_process_is_root_in_the_container_and_unprivileged_on_the_host(mapped: Engine, name: str) -> None:
     mapped.ok("run", "-d", "--name", name, "busybox", "sleep", "600")
     pid = mapped.inspect(name)["State"]["Pid"]
     assert os.stat(f"/proc/{pid}").st_uid == FIRST
@@ -60,7 +60,7 @@ def test_processes_are_root_inside_and_unprivileged_outside(mapped: Engine, name
     assert "name=userns" in mapped.api("GET", "/info")[1]["SecurityOptions"]
 
 
-def test_files_on_disk_have_the_ids_of_an_unmapped_container(mapped: Engine, name: str) -> None:
+def test_owners_of_files_on_disk_are_the_same_as_without_userns_remap(mapped: Engine, name: str) -> None:
     script = "touch /new /vol/new; chown 33:44 /new /vol/new; chown 5 /bin/sh; rm /bin/vi; mkdir /d; sleep 600"
     mapped.ok("run", "-d", "--name", name, "-v", f"{name}:/vol", "busybox", "sh", "-c", script)
     until(lambda: mapped.docker("exec", name, "ls", "-d", "/d").code == 0)
@@ -78,7 +78,7 @@ def test_files_on_disk_have_the_ids_of_an_unmapped_container(mapped: Engine, nam
 
 
 @pytest.mark.parametrize("running", [True, False], ids=["running", "stopped"])
-def test_cp_and_export_have_the_container_s_ids(mapped: Engine, name: str, running: bool, tmp_path: Path) -> None:
+def test_cp_and_export_use_the_user_ids_of_the_container(mapped: Engine, name: str, running: bool, tmp_path: Path) -> None:
     script = "touch /new /vol/new; chown 33:44 /new /vol/new; touch /ready; sleep 600"
     mapped.ok("run", "-d", "--name", name, "-v", f"{name}:/vol", "busybox", "sh", "-c", script)
     until(lambda: mapped.docker("exec", name, "ls", "/ready").code == 0)
@@ -107,7 +107,7 @@ def test_cp_and_export_have_the_container_s_ids(mapped: Engine, name: str, runni
     mapped.ok("volume", "rm", name)
 
 
-def test_binds_of_the_host_are_not_mapped(mapped: Engine, tmp_path: Path) -> None:
+def test_owners_of_bind_mounted_host_files_are_not_mapped(mapped: Engine, tmp_path: Path) -> None:
     (tmp_path / "f").write_text("1")
     os.chmod(tmp_path, 0o755)
     bind = ("-v", f"{tmp_path}:/b")
@@ -135,7 +135,9 @@ def test_options_that_need_the_hosts_user_namespace_are_refused(
 
 
 @pytest.mark.parametrize("kind", ["network", "pid", "ipc"])
-def test_namespaces_are_joined_with_their_user_namespace(mapped: Engine, name: str, kind: str) -> None:
+def test_container_that_joins_a_namespace_also_joins_the_user_namespace_that_owns_it(
+    mapped: Engine, name: str, kind: str
+) -> None:
     more = ("--ipc", "shareable") if kind == "ipc" else ()
     mapped.ok("run", "-d", "--name", name, *more, "busybox", "sleep", "600")
     user = os.readlink(f"/proc/{mapped.inspect(name)['State']['Pid']}/ns/user")
@@ -147,7 +149,7 @@ def test_namespaces_are_joined_with_their_user_namespace(mapped: Engine, name: s
     mapped.ok("rm", "-f", name)
 
 
-def test_image_users_tmpfs_limits_and_terminals_work(mapped: Engine, name: str) -> None:
+def test_container_with_a_user_and_a_tmpfs_and_limits_and_a_terminal_works(mapped: Engine, name: str) -> None:
     script = f"{STAT} /im/bin/busybox /t /dev/shm; tty; id -u > /dev/tty; cat /proc/sys/net/ipv4/ping_group_range"
     status, made = mapped.api(
         "POST",
@@ -178,7 +180,7 @@ def test_image_users_tmpfs_limits_and_terminals_work(mapped: Engine, name: str) 
     mapped.ok("rm", name)
 
 
-def test_published_port_and_names_work(mapped: Engine, name: str) -> None:
+def test_published_ports_and_container_names_can_be_reached(mapped: Engine, name: str) -> None:
     network = mapped.ok("network", "create", name)
     script = "mkdir /w; echo hello > /w/index.html; httpd -f -h /w"
     mapped.ok("run", "-d", "--name", name, "--network", name, "-p", "127.0.0.1::80", "busybox", "sh", "-c", script)
@@ -232,7 +234,7 @@ def test_containers_survive_a_restart_without_userns_remap(ranges: Path, name: s
         assert not engine.close()
 
 
-def test_a_checkpoint_is_refused(mapped: Engine, name: str) -> None:
+def test_checkpoint_of_a_container_with_a_user_namespace_is_refused(mapped: Engine, name: str) -> None:
     mapped.ok("run", "-d", "--name", name, "busybox", "sleep", "600")
     status, answer = mapped.api("POST", f"/containers/{name}/checkpoints", {"CheckpointID": "one"})
     assert (status, answer["message"]) == (501, f"cannot checkpoint container {name}: it has a user namespace")

@@ -121,7 +121,7 @@ def test_killed_monitor_does_not_affect_other_containers(top: Path) -> None:
     _run(top, test)
 
 
-def test_container_of_a_monitor_killed_while_the_runtime_works_is_killed(top: Path) -> None:
+def test_container_is_killed_if_its_monitor_was_killed_while_the_runtime_works(top: Path) -> None:
     script = top / "slow"
     script.write_text('#!/bin/sh\n[ "$1$3" = --rootrun ] || case "$*" in *" run "*) sleep 100;; esac\nexec runc "$@"\n')
     script.chmod(0o755)
@@ -175,7 +175,7 @@ def test_a_runtime_that_hangs_is_killed_at_its_deadline(top: Path) -> None:
     _run(top, test, _runtime(top, str(script)))
 
 
-def test_monitors_continue_without_their_zygote(top: Path) -> None:
+def test_monitor_continues_after_its_zygote_was_killed(top: Path) -> None:
     async def test(host: MonitorHost, zygote: Zygote) -> None:
         case = await host.case(["sh", "-c", "read x; echo got $x; exit 4"], stdin=True)
         await case.start()
@@ -194,7 +194,7 @@ def test_monitors_continue_without_their_zygote(top: Path) -> None:
     _run(top, test)
 
 
-def test_container_survives_until_the_boot_if_monitor_and_zygote_are_killed(top: Path) -> None:
+def test_container_runs_until_the_daemons_next_start_if_monitor_and_zygote_were_killed(top: Path) -> None:
     async def test(host: MonitorHost, zygote: Zygote) -> None:
         case = await host.case(["sleep", "100"])
         started = await case.start()
@@ -240,7 +240,7 @@ trio.run(main)
 """
 
 
-def test_next_daemon_adopts_the_monitors_of_a_dead_one(top: Path) -> None:
+def test_next_daemon_adopts_the_monitors_of_a_killed_daemon(top: Path) -> None:
     daemon = subprocess.Popen(
         [sys.executable, "-c", _DAEMON, str(top), shutil.which("runc") or ""], stdout=subprocess.PIPE, text=True
     )
@@ -280,7 +280,7 @@ def test_next_daemon_adopts_the_monitors_of_a_dead_one(top: Path) -> None:
     assert numbers == list(range(1, len(numbers) + 1))
 
 
-def test_monitor_is_identified_by_its_start_time(top: Path) -> None:
+def test_process_with_another_start_time_is_not_adopted_as_the_monitor(top: Path) -> None:
     async def test(host: MonitorHost, zygote: Zygote) -> None:
         case = await host.case(["sleep", "100"])
         await case.start()
@@ -295,7 +295,7 @@ def test_monitor_is_identified_by_its_start_time(top: Path) -> None:
     _run(top, test)
 
 
-def test_container_inherits_only_standard_descriptors_and_no_signal_masks(top: Path) -> None:
+def test_container_process_has_only_standard_descriptors_and_no_blocked_signals(top: Path) -> None:
     async def test(host: MonitorHost, zygote: Zygote) -> None:
         case = await host.case(["sleep", "100"])
         started = await case.start()
@@ -313,7 +313,7 @@ def test_container_inherits_only_standard_descriptors_and_no_signal_masks(top: P
     _run(top, test)
 
 
-def test_answer_to_a_cancelled_spawn_is_not_taken_for_the_next(top: Path) -> None:
+def test_zygotes_answer_to_a_cancelled_spawn_is_not_used_for_the_next_spawn(top: Path) -> None:
     """The zygote still answers the cancelled request. The next request must not get this answer."""
 
     async def test(host: MonitorHost, zygote: Zygote) -> None:
@@ -327,7 +327,7 @@ def test_answer_to_a_cancelled_spawn_is_not_taken_for_the_next(top: Path) -> Non
     _run(top, test)
 
 
-def test_private_memory_of_a_monitor_is_bounded(top: Path) -> None:
+def test_monitor_uses_less_than_4_mb_of_private_memory(top: Path) -> None:
     async def test(host: MonitorHost, zygote: Zygote) -> None:
         case = await host.case(["sleep", "100"])
         await case.start()

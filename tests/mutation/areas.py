@@ -1,4 +1,4 @@
-"""The areas: the code whose guards must be tested, and the tests that must fail if this code is changed."""
+"""Lists the areas: the code whose guards must be tested, and the tests that must fail if the guards are changed."""
 
 from __future__ import annotations
 

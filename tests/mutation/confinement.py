@@ -1,4 +1,4 @@
-"""Confines processes that run mutants: a mutant may delete or kill what the removed guard protected."""
+"""Confines processes that run mutants: a mutant may delete files or kill processes that the removed guard protected."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def _use(scratch: str) -> None:
 
 def _become_child() -> None:
     """Fork. The parent exits with the exit status of the child. The child is the first process of the new pid namespace, so
-    all others end with it."""
+    when it exits, the kernel kills all others."""
     child = os.fork()
     if child == 0:
         linux.set_parent_death_signal(9)

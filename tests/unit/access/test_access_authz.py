@@ -234,7 +234,7 @@ def test_streaming_answers_are_authorized_before_their_start(tmp_path: Path) -> 
     assert not ran
 
 
-def test_stream_is_closed_when_the_client_leaves_during_the_question(tmp_path: Path) -> None:
+def test_stream_is_closed_when_the_client_disconnects_during_the_request_to_the_plugin(tmp_path: Path) -> None:
     closed: list[int] = []
 
     class Opened(Pieces):
