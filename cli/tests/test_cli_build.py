@@ -172,7 +172,7 @@ def body(context: contexts.Context) -> bytes:
     return b"".join(context.body)
 
 
-def test_dockerfile_outside_the_context_is_added_to_it(tmp_path: Path) -> None:
+def test_dockerfile_outside_the_context_is_added_to_the_sent_archive(tmp_path: Path) -> None:
     (tmp_path / "c").mkdir()
     (tmp_path / "D").write_text("FROM other\n")
     found = contexts.of_directory(str(tmp_path / "c"), str(tmp_path / "D"))
@@ -182,7 +182,7 @@ def test_dockerfile_outside_the_context_is_added_to_it(tmp_path: Path) -> None:
         assert member is not None and member.read() == b"FROM other\n"
 
 
-def test_dockerfile_in_the_context_is_named(tmp_path: Path) -> None:
+def test_path_of_a_dockerfile_in_the_context_is_sent_relative_to_the_context(tmp_path: Path) -> None:
     (tmp_path / "sub").mkdir()
     (tmp_path / "sub" / "D").write_text("FROM x\n")
     assert contexts.of_directory(str(tmp_path), str(tmp_path / "sub" / "D")).dockerfile == "sub/D"
@@ -194,7 +194,7 @@ class Stdin:
         self.buffer = io.BytesIO(data)
 
 
-def test_standard_input_is_a_dockerfile_or_an_archive(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_standard_input_may_contain_a_dockerfile_or_a_tar_archive(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("sys.stdin", Stdin(b"FROM x\n"))
     assert set(members(body(contexts.of_stdin("")))) == {"Dockerfile"}
     made = io.BytesIO()
@@ -268,7 +268,7 @@ def test_unknown_command_runs_its_plugin(tmp_path: Path) -> None:
     assert called(tmp_path, "other").returncode == 1
 
 
-def test_plugin_gets_the_selected_context(tmp_path: Path) -> None:
+def test_plugin_gets_the_selected_docker_context_or_host(tmp_path: Path) -> None:
     plugin(tmp_path, "mine")
     words = ["context", "create", "far", "--docker", "host=unix:///far.sock"]
     assert called(tmp_path, *words).returncode == 0
@@ -298,7 +298,7 @@ def test_missing_buildx_is_reported_if_buildkit_is_required(orlop: Any, monkeypa
     assert "expects boolean value" in orlop("build", ".").err
 
 
-def test_error_for_a_missing_plugin_names_its_package(orlop: Any) -> None:
+def test_error_about_a_missing_plugin_contains_its_debian_package(orlop: Any) -> None:
     for name in ("buildx", "compose"):
         done = orlop(name, "x")
         assert done.code == 1 and f"(Debian: docker-{name})" in done.err
@@ -313,7 +313,7 @@ def test_plugins_are_found_in_dockers_directories(tmp_path: Path, monkeypatch: p
     assert _plugins.find("../x") is None
 
 
-def test_plugins_refuse_tls_files_given_by_flags(tmp_path: Path) -> None:
+def test_plugin_is_not_run_if_tls_files_are_given_by_flags(tmp_path: Path) -> None:
     plugin(tmp_path, "mine")
     done = called(tmp_path, "-H", "tcp://h:1", "--tls", "--tlscacert", "/ca", "mine")
     assert done.returncode == 1 and "DOCKER_CERT_PATH" in done.stderr

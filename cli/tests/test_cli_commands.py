@@ -71,7 +71,9 @@ def test_ps_flags_become_query_parameters(daemon: RecordedDaemon, orlop: Any, fl
     assert daemon.requests[0].target == "/v1.43/containers/json" + query
 
 
-def test_ps_quiet_and_psformat_select_the_output(daemon: RecordedDaemon, orlop: Any, tmp_path: Path) -> None:
+def test_output_of_ps_depends_on_quiet_and_on_psformat_in_config_json(
+    daemon: RecordedDaemon, orlop: Any, tmp_path: Path
+) -> None:
     from orlop_cli import _config
 
     daemon.on("GET", "/containers/json", answer([container()]))
@@ -99,7 +101,9 @@ def test_ps_quiet_and_psformat_select_the_output(daemon: RecordedDaemon, orlop: 
         ),
     ],
 )
-def test_api_version_is_lowered_to_the_daemons(daemon: RecordedDaemon, orlop: Any, text: str, then: str) -> None:
+def test_request_is_sent_again_with_an_api_version_that_the_daemon_supports(
+    daemon: RecordedDaemon, orlop: Any, text: str, then: str
+) -> None:
     daemon.on("GET", "/containers/json", answer([]))
     daemon.on("GET", "/containers/json", answer({"message": text}, 400), times=1)
     assert orlop("ps").code == 0
@@ -126,7 +130,9 @@ def test_missing_daemon_is_reported(tmp_path: Path, capsys: pytest.CaptureFixtur
     )
 
 
-def test_permission_denied_names_owner_and_group(monkeypatch: pytest.MonkeyPatch, daemon: RecordedDaemon) -> None:
+def test_permission_error_shows_the_owner_and_group_of_the_socket(
+    monkeypatch: pytest.MonkeyPatch, daemon: RecordedDaemon
+) -> None:
     import grp
     import pwd
 
@@ -158,7 +164,9 @@ def test_permission_denied_names_owner_and_group(monkeypatch: pytest.MonkeyPatch
         b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\n[]",
     ],
 )
-def test_answer_of_another_server_is_reported(daemon: RecordedDaemon, orlop: Any, said: bytes) -> None:
+def test_answer_that_is_not_from_a_docker_daemon_is_reported_without_a_traceback(
+    daemon: RecordedDaemon, orlop: Any, said: bytes
+) -> None:
     def speak(connection: Any, request: Request) -> None:
         connection.sendall(said)
 
@@ -256,12 +264,12 @@ def test_events_are_printed(
     assert orlop("events", *flags).out == f"{line}\n{line}\n"
 
 
-def test_a_wrong_field_of_events_is_reported_before_the_first_event(daemon: RecordedDaemon, orlop: Any) -> None:
+def test_unknown_field_in_the_format_of_events_is_reported_before_any_request(daemon: RecordedDaemon, orlop: Any) -> None:
     done = orlop("events", "--format", "{{.Nope}}")
     assert (done.code, daemon.requests) == (64, []) and "Nope" in done.err
 
 
-def test_inspect_finds_any_type_and_reports_what_is_missing(daemon: RecordedDaemon, orlop: Any) -> None:
+def test_inspect_finds_objects_of_any_type_and_reports_missing_objects(daemon: RecordedDaemon, orlop: Any) -> None:
     daemon.on("GET", "/volumes/data", answer({"Name": "data"}))
     daemon.on("GET", "/containers/web/json", answer({"Name": "/web"}))
     done = orlop("inspect", "-f", "{{.Name}}", "web", "nope", "data")
@@ -362,7 +370,7 @@ def test_images_prints_rows(daemon: RecordedDaemon, orlop: Any) -> None:
     assert "reference" in daemon.requests[-1].target
 
 
-def test_network_create_sends_its_addresses(daemon: RecordedDaemon, orlop: Any) -> None:
+def test_network_create_sends_subnets_gateways_and_auxiliary_addresses(daemon: RecordedDaemon, orlop: Any) -> None:
     daemon.on("POST", "/networks/create", answer({"Id": "n1"}, 201))
     flags = ["--subnet", "10.1.0.0/16", "--subnet", "fd00::/64", "--gateway", "10.1.0.1", "--ip-range", "10.1.5.0/24"]
     assert orlop("network", "create", *flags, "--aux-address", "a=10.1.0.2", "--internal", "back").out == "n1\n"
@@ -373,7 +381,7 @@ def test_network_create_sends_its_addresses(daemon: RecordedDaemon, orlop: Any) 
     assert orlop("network", "create", "--gateway", "10.1.0.1", "x").err == "orlop: no matching subnet for 10.1.0.1\n"
 
 
-def test_prune_asks_for_confirmation(daemon: RecordedDaemon, orlop: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_container_prune_asks_for_confirmation(daemon: RecordedDaemon, orlop: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     import io
 
     daemon.on("POST", "/containers/prune", answer({"ContainersDeleted": [ID], "SpaceReclaimed": 1500}))
@@ -387,7 +395,9 @@ def test_prune_asks_for_confirmation(daemon: RecordedDaemon, orlop: Any, monkeyp
     assert "label%21" in daemon.requests[0].target
 
 
-def test_version_without_a_daemon_prints_the_client(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_version_command_prints_the_client_version_without_a_daemon(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     with pytest.raises(SystemExit) as ended:
         entry.main(["-H", f"unix://{tmp_path}/none", "version"])
     captured = capsys.readouterr()
@@ -428,7 +438,7 @@ def test_each_command_has_help(path: tuple[str, ...], lazy: Lazy, orlop: Any, mo
         assert "\nExamples:\n  orlop " in done.out or "\nExamples:\n  tar" in done.out
 
 
-def test_installed_commands_are_loaded_when_called(monkeypatch: pytest.MonkeyPatch, orlop: Any) -> None:
+def test_command_of_a_plugin_is_loaded_only_when_it_is_needed(monkeypatch: pytest.MonkeyPatch, orlop: Any) -> None:
     import importlib.metadata
 
     import click
@@ -454,7 +464,7 @@ def test_installed_commands_are_loaded_when_called(monkeypatch: pytest.MonkeyPat
     assert orlop("system", "check", "--help").out.count("checked") == 0, "a name without a group is the root's"
 
 
-def test_commands_of_a_group_can_be_installed(monkeypatch: pytest.MonkeyPatch, orlop: Any) -> None:
+def test_plugin_can_add_a_command_to_a_group(monkeypatch: pytest.MonkeyPatch, orlop: Any) -> None:
     import importlib.metadata
 
     @click.command("take", help="Take it")
@@ -474,7 +484,7 @@ def test_commands_of_a_group_can_be_installed(monkeypatch: pytest.MonkeyPatch, o
     assert orlop("take").code == orlop("volume", "take").code == 1
 
 
-def test_broken_installed_command_does_not_break_help(monkeypatch: pytest.MonkeyPatch, orlop: Any) -> None:
+def test_plugin_command_that_cannot_be_imported_does_not_break_help(monkeypatch: pytest.MonkeyPatch, orlop: Any) -> None:
     import importlib.metadata
 
     class Entry:

@@ -75,7 +75,7 @@ def complete(daemon: RecordedDaemon, clean: None, monkeypatch: pytest.MonkeyPatc
         (["build", "do"], ["<file>"]),
     ],
 )
-def test_names_files_and_flags_are_completed(complete: Complete, words: list[str], expected: list[str]) -> None:
+def test_object_names_file_paths_and_flags_are_completed(complete: Complete, words: list[str], expected: list[str]) -> None:
     assert complete(*words) == expected
 
 
@@ -110,7 +110,7 @@ def test_hanging_daemon_gives_no_completions(complete: Complete, daemon: Recorde
 
 
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
-def test_completion_script_names_its_shell(orlop: Any, shell: str) -> None:
+def test_completion_script_requests_completions_for_its_shell(orlop: Any, shell: str) -> None:
     assert f"_ORLOP_COMPLETE={shell}_complete" in orlop("completion", shell).out
 
 
@@ -138,7 +138,7 @@ def program(complete: Complete, tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
         ("orlop run --network=ba", ["back"]),
     ],
 )
-def test_bash_completes_commands_and_names(line: str, expected: list[str]) -> None:
+def test_bash_completes_names_of_containers_images_and_networks(line: str, expected: list[str]) -> None:
     """Runs Bash itself with the script that `orlop completion bash` prints. Bash replaces the text after the last colon."""
     press_tab = f"COMP_LINE='{line} and more' COMP_POINT={len(line)}; _orlop_completion orlop; echo \"${{COMPREPLY[@]}}\""
     script = f'eval "$(orlop completion bash)"; {press_tab}'

@@ -26,7 +26,7 @@ def container(name: str, *networks: str, project: str = "", **fields: Any) -> di
     }
 
 
-def test_tree_groups_by_project_and_network() -> None:
+def test_tree_shows_containers_grouped_by_project_and_network() -> None:
     found = [
         container(
             "web", "front", "back", project="shop", labels={"com.docker.compose.depends_on": "db:service_healthy:true"}
@@ -55,14 +55,14 @@ def test_tree_groups_by_project_and_network() -> None:
     ]
 
 
-def test_tree_is_drawn_in_ascii_without_unicode() -> None:
+def test_tree_is_drawn_in_ascii_if_the_terminal_lacks_unicode() -> None:
     text = render([container("a", "n"), container("b", "m")], False)
     assert text == (
         "no project\n|-- network m\n|   `-- b   busybox   Up 2 hours\n`-- network n\n    `-- a   busybox   Up 2 hours\n"
     )
 
 
-def test_tree_keeps_the_filters_of_ps(daemon: RecordedDaemon, orlop: Any) -> None:
+def test_filters_of_ps_apply_to_the_tree(daemon: RecordedDaemon, orlop: Any) -> None:
     daemon.on("GET", "/containers/json", answer([container("a", "n")]))
     done = orlop("ps", "--tree", "-a", "-f", "name=a")
     assert done.out.splitlines()[1:] == ["└── network n", "    └── a   busybox   Up 2 hours"]
@@ -71,6 +71,6 @@ def test_tree_keeps_the_filters_of_ps(daemon: RecordedDaemon, orlop: Any) -> Non
 
 
 @pytest.mark.parametrize("flag", ["-q", "-s", "--no-trunc", "--format=json"])
-def test_tree_refuses_flags_of_the_table(orlop: Any, flag: str) -> None:
+def test_tree_cannot_be_combined_with_flags_for_the_table(orlop: Any, flag: str) -> None:
     """`ps --tree` refuses flags that only the table of `ps` has."""
     assert "conflicting options" in orlop("ps", "--tree", flag).err

@@ -59,7 +59,7 @@ def test_context_selects_the_daemon(run: Any, daemon: RecordedDaemon, monkeypatc
     assert run("--context", "here", "ps", "-q")[0] == 0, "the flag wins over the variable"
 
 
-def test_missing_context_never_reaches_another_daemon(run: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_command_with_a_missing_context_contacts_no_other_daemon(run: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DOCKER_CONTEXT", "gone")
     for words in (["ps"], ["rm", "-f", "web"], ["-c", "other", "ps"]):
         code, out, err = run(*words)
@@ -88,7 +88,7 @@ def test_tls_files_are_stored_with_private_modes(run: Any, tmp_path: Path) -> No
     assert contexts.read("copy").tls_files() == {}
 
 
-def test_other_keys_of_config_json_are_kept(run: Any, tmp_path: Path) -> None:
+def test_context_use_keeps_all_other_keys_of_config_json(run: Any, tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text(json.dumps({"psFormat": "x", "HttpHeaders": {"a": "b"}}))
     (tmp_path / "config.json").chmod(0o640)
     run("context", "create", "aa", "--docker", "host=unix:///x")
@@ -100,7 +100,7 @@ def test_other_keys_of_config_json_are_kept(run: Any, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("content", [b"", b"PK\x03\x04bad", b"no archive at all" * 100, bytes(11 << 20)])
-def test_wrong_archives_are_refused(run: Any, tmp_path: Path, content: bytes) -> None:
+def test_context_import_refuses_invalid_archives(run: Any, tmp_path: Path, content: bytes) -> None:
     (tmp_path / "file").write_bytes(content)
     assert run("context", "import", "aa", "file")[0] == 1
     assert not (tmp_path / "contexts").exists()
@@ -114,7 +114,7 @@ def test_damaged_context_is_reported(run: Any, tmp_path: Path) -> None:
     assert run("context", "ls", "-q") == (0, "default\n", "")
 
 
-def test_headers_of_the_user_are_sent(
+def test_http_headers_configured_by_the_user_are_sent(
     run: Any, daemon: RecordedDaemon, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     daemon.on("GET", "/containers/json", answer([]))
@@ -180,7 +180,7 @@ context
 
 
 @pytest.mark.skipif(not shutil.which("docker"), reason="the docker client is not installed")
-def test_output_and_store_equal_dockers(tmp_path: Path) -> None:
+def test_output_and_stored_files_are_the_same_as_those_of_the_docker_client(tmp_path: Path) -> None:
     found = {}
     for name, program in (("docker", ["docker"]), ("orlop", [sys.executable, "-m", "orlop_cli"])):
         home = tmp_path / name
@@ -245,14 +245,14 @@ def test_commands_reach_a_daemon_by_ssh(run: Any, daemon: RecordedDaemon, local_
     assert daemon.seen() == ["GET /containers/json"]
 
 
-def test_failed_ssh_is_explained(run: Any, local_ssh: Path) -> None:
+def test_error_about_a_failed_ssh_command_contains_its_stderr(run: Any, local_ssh: Path) -> None:
     (local_ssh / "ssh").write_text("#!/bin/sh\necho 'Permission denied (publickey).' >&2\nexit 255\n")
     code, out, err = run("-H", "ssh://me@far", "ps")
     assert (code, out) == (1, "")
     assert "ssh to ssh://me@far has exited with exit status 255" in err and "Permission denied (publickey)." in err
 
 
-def test_dial_stdio_copies_both_ways(daemon: RecordedDaemon, tmp_path: Path) -> None:
+def test_dial_stdio_copies_data_in_both_directions(daemon: RecordedDaemon, tmp_path: Path) -> None:
     daemon.on("GET", "/_ping", b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nConnection: close\r\n\r\nOK")
     command = [sys.executable, "-m", "orlop_cli", "-H", daemon.host, "system", "dial-stdio"]
     request = b"GET /_ping HTTP/1.1\r\nHost: x\r\n\r\n"

@@ -233,7 +233,7 @@ def test_network_flags_become_endpoints(
     assert made["NetworkingConfig"]["EndpointsConfig"] == endpoints
 
 
-def test_flag_of_a_newer_api_raises_the_version(daemon: RecordedDaemon) -> None:
+def test_create_uses_api_version_1_44_if_a_flag_needs_it(daemon: RecordedDaemon) -> None:
     daemon.on("GET", "/_ping", answer())
     body(daemon, "--health-cmd", "x", "--health-start-interval", "1s", "busybox")
     assert daemon.find("POST", "/containers/create").target.startswith("/v1.44/")
@@ -268,7 +268,7 @@ def test_relative_bind_becomes_absolute(daemon: RecordedDaemon, tmp_path: Path, 
     assert body(daemon, "-v", "./x:/y", "busybox")["HostConfig"]["Binds"] == [f"{tmp_path}/x:/y"]
 
 
-def test_proxies_of_config_json_become_variables(daemon: RecordedDaemon, tmp_path: Path) -> None:
+def test_proxies_in_config_json_become_environment_variables(daemon: RecordedDaemon, tmp_path: Path) -> None:
     from orlop_cli import _config
 
     _config.forget()

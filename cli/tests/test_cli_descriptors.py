@@ -61,7 +61,7 @@ def test_orlopd_starts_without_standard_descriptors(redirected: str, code: int) 
     assert program(ORLOPD, "--version", redirected=redirected).returncode == code
 
 
-def test_files_opened_later_do_not_become_stderr() -> None:
+def test_later_opened_files_do_not_get_the_descriptor_of_stderr() -> None:
     """Child processes inherit descriptors 0 to 2."""
     script = (
         "import os, sys\n"

@@ -57,7 +57,7 @@ def shown(**changes: Any) -> str:
     return text(found)
 
 
-def test_text_has_a_section_for_each_part() -> None:
+def test_plan_text_has_a_section_for_each_part_of_the_plan() -> None:
     lines = shown().splitlines()
     for line in (
         "  nginx (sha256:1)",
@@ -83,14 +83,14 @@ def test_text_has_a_section_for_each_part() -> None:
     assert "Warnings" not in lines
 
 
-def test_text_of_a_plan_without_a_spec_has_the_problems() -> None:
+def test_plan_text_shows_the_problems_even_if_the_plan_has_no_spec() -> None:
     found = shown(Spec=None, Image={"Reference": "nginx", "Id": ""}, Problems=["port taken", "name taken"])
     assert "nginx (not present, so the values that the image sets are unknown); would be pulled" in found
     assert "Problems\n  port taken\n  name taken\n" in found
 
 
 @pytest.mark.parametrize(("command", "problems", "code"), [("run", [], 0), ("run", ["x"], 125), ("create", ["x"], 1)])
-def test_dry_run_sends_the_create_request_to_the_plan(
+def test_dry_run_sends_the_create_request_to_the_plan_endpoint_only(
     daemon: RecordedDaemon, orlop: Any, command: str, problems: list[str], code: int
 ) -> None:
     daemon.on("POST", "/orlop/containers/plan", answer(plan(Problems=problems)))

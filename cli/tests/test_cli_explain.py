@@ -1,4 +1,4 @@
-"""`orlop explain`: explanations of codes and errors, the users of ports (from a made /proc), and the command with recorded
+"""`orlop explain`: explanations of codes and errors, the users of ports (from a /proc made by the test), and the command with recorded
 answers."""
 
 from __future__ import annotations
@@ -72,17 +72,17 @@ def test_exit_code_is_explained_in_words(code: int, words: str) -> None:
         ("something new", ""),
     ],
 )
-def test_error_of_a_start_names_its_cause(error: str, cause: str) -> None:
+def test_cause_is_recognized_in_the_error_of_a_failed_start(error: str, cause: str) -> None:
     assert codes.start_hint(error)[0] == cause
 
 
-def test_port_is_found_in_errors_of_both_daemons() -> None:
+def test_port_is_recognized_in_error_messages_of_orlopd_and_dockerd() -> None:
     assert codes.held_port("failed to bind host port 0.0.0.0:8099/udp: address already in use") == (8099, "udp")
     assert codes.held_port("Bind for 0.0.0.0:8080 failed: port is already allocated") == (8080, "tcp")
     assert codes.held_port("no port here") is None
 
 
-def test_memory_limit_is_named_and_doubled() -> None:
+def test_explanation_of_an_oom_kill_shows_the_memory_limit_and_suggests_twice_as_much() -> None:
     report = explain(container({"ExitCode": 137, "OOMKilled": True}, {"Memory": 8 << 20}), Evidence())
     assert "memory limit, 8MiB (OOM)" in section(report, "Cause")[0]
     assert report.next[0][0] == "orlop update -m 16777216 --memory-swap 33554432 web"
@@ -100,13 +100,13 @@ def test_memory_limit_is_named_and_doubled() -> None:
         (139, [], "No request to the daemon sent signal 11 (SIGSEGV)"),
     ],
 )
-def test_sender_of_a_signal_is_named(code: int, sent: list[str], words: str) -> None:
+def test_explanation_says_whether_a_request_sent_the_fatal_signal(code: int, sent: list[str], words: str) -> None:
     events = [event("kill", signal="2"), event("die", exitCode="1")]  # of an earlier run
     events += [*(event("kill", signal=number) for number in sent), event("die", exitCode=str(code))]
     assert words in section(explain(container({"ExitCode": code}), Evidence(events)), "Cause")[0]
 
 
-def test_restarts_show_policy_and_exits() -> None:
+def test_explanation_shows_the_restart_policy_and_earlier_exits() -> None:
     found = container(host={"RestartPolicy": {"Name": "on-failure", "MaximumRetryCount": 2}}, RestartCount=2)
     lines = section(explain(found, Evidence([event("die", exitCode="3", execDuration="7")])), "Restarts")
     assert lines[0].endswith("at most 2 times")
@@ -114,7 +114,7 @@ def test_restarts_show_policy_and_exits() -> None:
     assert lines[-1].endswith("exit code 3 after 7 s")
 
 
-def test_health_shows_the_last_probes() -> None:
+def test_explanation_shows_the_last_health_probes() -> None:
     log = [{"Start": ENDED, "ExitCode": 1, "Output": f"try {number}\nmore\n"} for number in range(7)]
     health = {"Status": "unhealthy", "FailingStreak": 7, "Log": log}
     report = explain(container({"Status": "running", "Running": True, "StartedAt": ENDED, "Health": health}), Evidence())
@@ -125,7 +125,7 @@ def test_health_shows_the_last_probes() -> None:
     assert "orlop start web" not in [command for command, _ in report.next]
 
 
-def test_ports_wanted_by_a_start_include_the_port_of_the_error() -> None:
+def test_wanted_ports_begin_with_the_port_in_the_error_message() -> None:
     """The error of the last start names port 9, so this port is the first of the ports that the container asks for."""
     bindings = {
         "80/tcp": [{"HostIp": "", "HostPort": "8080"}, {"HostPort": ""}],
@@ -136,7 +136,7 @@ def test_ports_wanted_by_a_start_include_the_port_of_the_error() -> None:
     assert wanted_ports(found) == [(9, "tcp", ""), (8080, "tcp", "80/tcp"), (53, "udp", "53/udp")]
 
 
-def test_holder_of_a_port_is_named_with_a_next_command() -> None:
+def test_explanation_shows_which_process_or_container_uses_a_port_and_suggests_a_command() -> None:
     error = "failed to bind host port 0.0.0.0:8080/tcp: address already in use"
     found = container({"Status": "created", "Error": error, "ExitCode": 128})
     report = explain(found, Evidence(ports=[PortUse(8080, "tcp", "80/tcp", ["nginx, pid 812"], [812])]))
@@ -146,34 +146,34 @@ def test_holder_of_a_port_is_named_with_a_next_command() -> None:
     assert other.next[0][0] == "orlop stop db"
 
 
-def test_text_escapes_control_characters() -> None:
+def test_control_characters_in_the_explanation_are_escaped() -> None:
     report = explain(container(), Evidence(logs=["\x1b[2Jbad\tx"]))
     assert "\\x1b[2Jbad\tx" in report.text()
     assert "\x1b" not in report.text()
 
 
 @pytest.mark.parametrize(("word", "quoted"), [("web", "web"), ("a b", "'a b'"), ("it's", "'it'\"'\"'s'"), ("", "''")])
-def test_names_in_commands_are_quoted(word: str, quoted: str) -> None:
+def test_names_in_suggested_commands_are_quoted_for_the_shell(word: str, quoted: str) -> None:
     assert shell_word(word) == quoted
 
 
 # --- ports
 
 
-def test_listening_process_of_this_test_is_found() -> None:
+def test_listening_process_is_found_by_its_port() -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
         found = ports.holders(server.getsockname()[1], "tcp")
     assert [(holder.address, holder.pid) for holder in found] == [("127.0.0.1", os.getpid())]
     assert ports.words(found[0], {}) == f"{Path('/proc/self/comm').read_text().strip()}, pid {os.getpid()}"
 
 
-def test_connected_and_other_sockets_hold_no_port() -> None:
+def test_connected_socket_or_socket_of_another_protocol_does_not_occupy_a_port() -> None:
     with socket.create_server(("127.0.0.1", 0)) as server, socket.create_connection(server.getsockname()) as client:
         assert ports.holders(client.getsockname()[1], "tcp") == []
         assert ports.holders(server.getsockname()[1], "udp") == []
 
 
-def test_socket_of_an_unreadable_process_is_named_by_its_user(tmp_path: Path) -> None:
+def test_socket_of_an_unreadable_process_is_shown_with_its_user_id(tmp_path: Path) -> None:
     (tmp_path / "net").mkdir()
     (tmp_path / "77" / "fd").mkdir(parents=True)
     line = "0: 00000000:1F90 00000000:0000 0A 00000000:00000000 00:00000000 00000000 1000 0 4242 1"
@@ -195,7 +195,7 @@ def listed(name: str, **fields: Any) -> dict[str, Any]:
     return {"Id": ID, "Names": [f"/{name}"], "State": "running", "Status": "Up 1 hour", **fields}
 
 
-def test_volume_lists_its_users_and_size() -> None:
+def test_explanation_of_a_volume_shows_its_containers_and_size() -> None:
     mounts = [{"Type": "volume", "Name": "data", "Destination": "/v", "RW": False}]
     users = [listed("db", Mounts=mounts), listed("web", Mounts=[{"Type": "bind", "Source": "/x", "Destination": "/x"}])]
     found = {"Name": "data", "Mountpoint": "/m", "Driver": "local", "Labels": None}
@@ -206,7 +206,7 @@ def test_volume_lists_its_users_and_size() -> None:
     assert (unused.summary, unused.next[0][0]) == ("used by no container", "orlop volume rm data")
 
 
-def test_network_names_the_container_that_prevents_removal() -> None:
+def test_explanation_of_a_network_shows_which_container_prevents_its_removal() -> None:
     network = {
         "Id": ID,
         "Name": "back",
@@ -225,7 +225,7 @@ def test_network_names_the_container_that_prevents_removal() -> None:
     assert objects.explain_network(network, users[:1]).next[0][0] == "orlop network rm back"
 
 
-def test_image_says_what_a_removal_frees() -> None:
+def test_explanation_of_an_image_shows_how_much_space_its_removal_frees() -> None:
     image = {"Id": "sha256:" + ID, "RepoTags": ["app:1", "app:2"], "Size": 5_000_000}
     report = objects.explain_image(image, [], [{"Id": "sha256:" + ID, "SharedSize": 3_000_000}])
     assert "removing this image frees 2MB" in section(report, "Disk")[1]
@@ -236,7 +236,7 @@ def test_image_says_what_a_removal_frees() -> None:
 # --- the command
 
 
-def test_command_explains_a_container(daemon: RecordedDaemon, orlop: Any) -> None:
+def test_explain_command_prints_the_state_and_the_last_log_lines_of_a_container(daemon: RecordedDaemon, orlop: Any) -> None:
     daemon.on("GET", f"/containers/{ID}/logs", answer())
     daemon.on("GET", "/containers/web/json", answer(container({"ExitCode": 2})))
     daemon.on("GET", "/containers/json", answer([listed("web")]))
@@ -249,7 +249,7 @@ def test_command_explains_a_container(daemon: RecordedDaemon, orlop: Any) -> Non
     assert "\n\nLast log lines:\n  one\n  two\n\nNext:\n" in done.out
 
 
-def test_command_prints_json_and_reports_missing_objects(daemon: RecordedDaemon, orlop: Any) -> None:
+def test_explain_command_prints_json_and_reports_missing_objects(daemon: RecordedDaemon, orlop: Any) -> None:
     daemon.on("GET", "/volumes/data", answer({"Name": "data", "Mountpoint": "/m", "Driver": "local", "Labels": {}}))
     daemon.on("GET", "/containers/json", answer([]))
     done = orlop("explain", "--format", "json", "--type", "volume", "data", "nope")
@@ -260,14 +260,14 @@ def test_command_prints_json_and_reports_missing_objects(daemon: RecordedDaemon,
 
 
 @pytest.mark.parametrize("flags", [["--format", "yaml"], ["--type", "ship"]])
-def test_command_refuses_unknown_values(orlop: Any, flags: list[str]) -> None:
+def test_explain_command_refuses_unknown_flag_values(orlop: Any, flags: list[str]) -> None:
     done = orlop("explain", *flags, "web")
     assert done.code == 1
     assert "is not a valid value" in done.err
 
 
 @pytest.mark.parametrize(("host", "seen"), [(os.uname().nodename, True), ("elsewhere", False)])
-def test_processes_are_searched_only_on_the_host_of_the_daemon(
+def test_processes_are_searched_only_if_the_daemon_runs_on_this_machine(
     daemon: RecordedDaemon, orlop: Any, host: str, seen: bool
 ) -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:

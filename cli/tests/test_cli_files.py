@@ -95,7 +95,7 @@ def test_path_is_split_into_parent_and_name(path: str, found: tuple[str, str]) -
         ("/a/l", "../../../b", "/b"),
     ],
 )
-def test_link_target_is_resolved(path: str, target: str, found: str) -> None:
+def test_symlink_target_is_resolved_relative_to_the_directory_of_the_link(path: str, target: str, found: str) -> None:
     assert rules.link_target(path, target) == found
 
 
@@ -117,7 +117,9 @@ FILE, TREE, CONTENTS = Source(False, "f"), Source(True, "d"), Source(True, "")
         (CONTENTS, Place("/w/g"), ("/w", "g")),
     ],
 )
-def test_destination_depends_on_what_exists(source: Source, place: Place, found: tuple[str, str] | str) -> None:
+def test_destination_of_cp_depends_on_whether_the_given_path_exists(
+    source: Source, place: Place, found: tuple[str, str] | str
+) -> None:
     if isinstance(found, str):
         with pytest.raises(CliError, match=found):
             rules.settle(source, place)
@@ -198,7 +200,7 @@ def test_packed_tree_is_unpacked_unchanged(tmp_path: Path) -> None:
     (copy / "deep").chmod(0o700)
 
 
-def test_contents_are_merged_into_an_existing_directory(tmp_path: Path) -> None:
+def test_unpacked_files_are_merged_into_an_existing_directory(tmp_path: Path) -> None:
     (tmp_path / "old").write_text("stays")
     (tmp_path / "f").write_text("goes")
     before = os.stat(tmp_path).st_mode
@@ -228,7 +230,7 @@ def test_contents_are_merged_into_an_existing_directory(tmp_path: Path) -> None:
     ],
     ids=lambda entries: " ".join(str(getattr(e, "name", e)) for e in entries)[:40],
 )
-def test_hostile_archives_write_nothing_outside(tmp_path: Path, hostile: list[Any]) -> None:
+def test_hostile_archives_cannot_write_outside_the_destination(tmp_path: Path, hostile: list[Any]) -> None:
     secret, out = tmp_path / "secret", tmp_path / "out"
     secret.mkdir()
     out.mkdir()
@@ -261,7 +263,7 @@ def test_truncated_archives_are_refused(tmp_path: Path, cut: int) -> None:
         unpack(pieces(data), str(tmp_path), "f", "f")
 
 
-def test_shrinking_file_is_reported(tmp_path: Path) -> None:
+def test_file_that_shrinks_while_it_is_packed_is_reported(tmp_path: Path) -> None:
     path = tmp_path / "f"
     path.write_bytes(b"x" * (3 << 20))
     stream = pack(str(path), "f")
@@ -290,7 +292,9 @@ def test_cp_copies_out_of_a_container(daemon: RecordedDaemon, orlop: Any, tmp_pa
     assert daemon.requests[0].target == "/v1.43/containers/web/archive?path=%2Fetc%2Ff"
 
 
-def test_cp_resolves_links_by_the_daemons_answers(daemon: RecordedDaemon, orlop: Any, tmp_path: Path) -> None:
+def test_cp_follows_a_symlink_to_the_target_that_the_daemon_reports(
+    daemon: RecordedDaemon, orlop: Any, tmp_path: Path
+) -> None:
     daemon.on(
         "HEAD",
         "/containers/web/archive",
@@ -321,7 +325,7 @@ def test_failed_export_leaves_no_file(daemon: RecordedDaemon, orlop: Any, tmp_pa
     assert "does not exist" in orlop("export", "-o", "/nosuch/x", "web")[2]
 
 
-def test_diff_and_commit_send_their_requests(daemon: RecordedDaemon, orlop: Any) -> None:
+def test_diff_prints_changes_and_commit_sends_its_flags(daemon: RecordedDaemon, orlop: Any) -> None:
     kinds = [{"Path": "/a", "Kind": 0}, {"Path": "/b", "Kind": 1}, {"Path": "/c", "Kind": 2}]
     daemon.on("GET", "/containers/web/changes", answer(kinds))
     assert orlop("diff", "web")[1] == "C /a\nA /b\nD /c\n"

@@ -38,7 +38,7 @@ def test_commands_that_only_docker_has_are_explained(
     assert daemon.requests == []
 
 
-def test_commands_that_only_docker_has_are_documented_and_absent() -> None:
+def test_commands_that_only_docker_has_are_documented_and_do_not_exist_in_orlop() -> None:
     from orlop_cli import _docker_only
 
     page = (Path(__file__).parents[2] / "docs/cli.md").read_text()
@@ -67,7 +67,7 @@ def test_help_command_equals_help_flag(orlop: Any, words: list[str]) -> None:
     assert orlop("help", *words).code == 0
 
 
-def test_help_of_an_unknown_command_suggests_one(orlop: Any) -> None:
+def test_help_for_an_unknown_command_suggests_a_similar_command(orlop: Any) -> None:
     done = orlop("help", "container", "lss")
     assert (done.code, done.err.splitlines()[1]) == (1, "Did you mean 'orlop container ls'?")
 

@@ -45,7 +45,7 @@ def test_missing_context_is_refused(
 
 
 @pytest.mark.parametrize("named", ["-H", "ORLOP_HOST", "DOCKER_HOST", "default"])
-def test_named_daemon_overrides_the_docker_context(
+def test_host_given_by_flag_or_environment_overrides_the_docker_context(
     daemon: RecordedDaemon, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, named: str
 ) -> None:
     monkeypatch.setenv("DOCKER_CONTEXT", "default" if named == "default" else "prod")
@@ -83,7 +83,7 @@ def test_host_without_scheme_suggests_unix(text: str, meant: str) -> None:
 
 
 @pytest.mark.parametrize("port", ["65536", "99999999999999999999", "²", "-1", ""])
-def test_invalid_ports_are_refused(port: str) -> None:
+def test_daemon_addresses_with_invalid_ports_are_refused(port: str) -> None:
     with pytest.raises(CliError, match="invalid port"):
         hosts.parse(f"tcp://h:{port}", tls=False)
 
@@ -106,7 +106,7 @@ def test_unreachable_daemon_is_reported_with_its_cause(tmp_path: Path) -> None:
     assert unreachable("tcp://a..b:1").startswith(sentence.format("tcp://a..b:1", "")[:-1])
 
 
-def test_refusal_by_a_firewall_does_not_mention_groups(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_error_about_a_connection_refused_by_a_firewall_does_not_mention_groups(monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*_: object) -> None:
         raise PermissionError(errno.EPERM, "Operation not permitted")
 

@@ -49,7 +49,7 @@ def chunks(pieces: list[bytes]) -> bytes:
 
 
 @given(st.lists(st.binary(max_size=40), max_size=12), st.lists(st.integers(0, 2000), max_size=30), st.binary(max_size=8))
-def test_chunks_split_anywhere_are_decoded(pieces: list[bytes], at: list[int], after: bytes) -> None:
+def test_chunked_body_that_arrives_in_any_pieces_is_decoded(pieces: list[bytes], at: list[int], after: bytes) -> None:
     decoder = ChunkedDecoder()
     parts = [part for part in cut(chunks(pieces), at) if part]
     parts[-1] += after
@@ -93,13 +93,13 @@ def test_connection_is_reused_after_a_body_with_length(at: list[int]) -> None:
     assert wire.sent.count(b"HTTP/1.1\r\nHost: h\r\n") == 2
 
 
-def test_body_until_close_is_not_reusable() -> None:
+def test_connection_is_not_reused_after_a_body_that_ends_at_eof() -> None:
     connection = Connection(Wire([b"HTTP/1.0 200 OK\r\n\r\nab", b"c"]), "h")
     assert connection.request("GET", "/", {}).read() == b"abc"
     assert not connection.idle
 
 
-def test_connection_close_is_not_reusable() -> None:
+def test_connection_is_not_reused_after_the_header_connection_close() -> None:
     connection = Connection(Wire([b"HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 1\r\n\r\nx"]), "h")
     assert connection.request("GET", "/", {}).read() == b"x"
     assert not connection.idle
@@ -111,12 +111,12 @@ def test_interim_answers_are_skipped() -> None:
     assert (answer.status, answer.read()) == (201, b"ok")
 
 
-def test_head_has_no_body() -> None:
+def test_answer_to_a_head_request_has_no_body() -> None:
     connection = Connection(Wire([b"HTTP/1.1 200 OK\r\nContent-Length: 50\r\n\r\n"]), "h")
     assert connection.request("HEAD", "/", {}).read() == b""
 
 
-def test_hijack_keeps_bytes_received_with_the_head() -> None:
+def test_hijacked_stream_keeps_bytes_received_together_with_the_answers_head() -> None:
     wire = Wire([b"HTTP/1.1 101 UPGRADED\r\nUpgrade: tcp\r\n\r\nearly"])
     stream, rest = Connection(wire, "h").request("POST", "/attach", {}).hijack()
     assert stream is wire

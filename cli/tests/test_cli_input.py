@@ -21,7 +21,7 @@ ID = "ab" * 32
 
 
 @pytest.mark.parametrize("keys", [os.fsdecode(b"\xff"), "ctrl-p,é"])
-def test_detach_keys_are_single_bytes(daemon: RecordedDaemon, orlop: Any, keys: str) -> None:
+def test_detach_keys_with_non_ascii_characters_are_refused(daemon: RecordedDaemon, orlop: Any, keys: str) -> None:
     done = orlop("run", "--detach-keys", keys, "x")
     assert (done.code, "invalid detach keys" in done.err, daemon.requests) == (125, True, [])
 
@@ -57,7 +57,7 @@ def test_invalid_content_length_is_reported(daemon: RecordedDaemon, orlop: Any, 
 @pytest.mark.parametrize(
     "said", [b"HTTP/1.1 \xb2\xb2\xb2 OK\r\n\r\n", b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n-3\r\n"]
 )
-def test_invalid_status_and_chunk_size_are_reported(daemon: RecordedDaemon, orlop: Any, said: bytes) -> None:
+def test_invalid_http_status_and_chunk_size_are_reported(daemon: RecordedDaemon, orlop: Any, said: bytes) -> None:
     daemon.on("GET", "/containers/json", lambda connection, request: connection.sendall(said))
     done = orlop("ps")
     assert (done.code, done.err.count("\n")) == (1, 1)

@@ -46,7 +46,7 @@ def stored(tmp_path: Path) -> Any:
     return json.loads((tmp_path / "config.json").read_text())
 
 
-def test_login_stores_and_logout_removes(orlop: Any, daemon: RecordedDaemon, tmp_path: Path) -> None:
+def test_login_stores_credentials_and_logout_removes_them(orlop: Any, daemon: RecordedDaemon, tmp_path: Path) -> None:
     done = orlop("login", "-u", "me", "-p", "a:b", "https://reg.example:5000/v2/")
     assert (done.code, done.out) == (0, "Login Succeeded\n")
     assert "insecure" in done.err and "stored unencrypted" in done.err
@@ -93,7 +93,9 @@ def test_helper_stores_credentials(orlop: Any, daemon: RecordedDaemon, helper: P
     assert stored(tmp_path)["auths"] == {}
 
 
-def test_missing_helper_ends_a_login_but_not_a_pull(orlop: Any, daemon: RecordedDaemon, tmp_path: Path) -> None:
+def test_missing_credential_helper_makes_a_login_fail_but_not_a_pull(
+    orlop: Any, daemon: RecordedDaemon, tmp_path: Path
+) -> None:
     (tmp_path / "config.json").write_text('{"credsStore": "absent"}')
     done = orlop("login", "-u", "me", "-p", "secret", "reg")
     assert done.code == 1 and 'exec: "docker-credential-absent": executable file not found' in done.err
@@ -104,7 +106,9 @@ def test_missing_helper_ends_a_login_but_not_a_pull(orlop: Any, daemon: Recorded
     assert "x-registry-auth" not in daemon.find("POST", "/images/create").headers
 
 
-def test_broken_config_warns_and_is_kept(orlop: Any, daemon: RecordedDaemon, tmp_path: Path) -> None:
+def test_invalid_config_json_causes_a_warning_and_is_not_overwritten(
+    orlop: Any, daemon: RecordedDaemon, tmp_path: Path
+) -> None:
     """If config.json is not valid JSON, commands print a warning, and a login fails and does not overwrite the file."""
     (tmp_path / "config.json").write_text("{broken")
     daemon.on("GET", "/containers/json", answer([]))
@@ -122,7 +126,7 @@ def test_broken_config_warns_and_is_kept(orlop: Any, daemon: RecordedDaemon, tmp
         (["-u", "me", "-p", "x", "--password-stdin"], "--password and --password-stdin are mutually exclusive"),
     ],
 )
-def test_wrong_flags_send_nothing(
+def test_login_with_wrong_flags_sends_no_request(
     orlop: Any, daemon: RecordedDaemon, words: list[str], message: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     import io
@@ -137,12 +141,12 @@ def test_wrong_flags_send_nothing(
     ("server", "key"),
     [("", HUB), ("docker.io", HUB), ("http://reg:5000", "reg:5000"), ("https://reg/v1/", "reg"), ("ghcr.io", "ghcr.io")],
 )
-def test_key_of_a_registry(server: str, key: str) -> None:
+def test_credentials_are_stored_under_the_normalized_name_of_the_registry(server: str, key: str) -> None:
     """The key in config.json under which the credentials of a registry are stored."""
     assert registry_key(server) == key
 
 
-def test_search_sorts_by_stars(orlop: Any, daemon: RecordedDaemon) -> None:
+def test_search_results_are_sorted_by_stars(orlop: Any, daemon: RecordedDaemon) -> None:
     found = [
         {"name": "few", "description": "a" * 60, "star_count": 1, "is_official": False},
         {"name": "many", "description": "two\nlines", "star_count": 9, "is_official": True},
@@ -154,7 +158,7 @@ def test_search_sorts_by_stars(orlop: Any, daemon: RecordedDaemon) -> None:
     assert daemon.find("GET", "/images/search").target.endswith("/images/search?term=term&limit=5")
 
 
-def test_checkpoints_are_made_listed_and_removed(orlop: Any, daemon: RecordedDaemon) -> None:
+def test_checkpoints_are_created_listed_removed_and_started(orlop: Any, daemon: RecordedDaemon) -> None:
     daemon.on("POST", "/containers/web/checkpoints", answer(None, 201))
     daemon.on("GET", "/containers/web/checkpoints", answer([{"Name": "c1"}]))
     daemon.on("DELETE", "/containers/web/checkpoints/c1", answer(status=204))

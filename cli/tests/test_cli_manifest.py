@@ -84,19 +84,25 @@ def test_a_manifest_is_shown(inspect: Callable[[str], Any]) -> None:
     assert (done.code, json.loads(done.out)) == (0, json.loads(MANIFEST))
 
 
-def test_a_manifest_with_another_digest_is_refused(inspect: Callable[[str], Any], registry: FakeRegistry) -> None:
+def test_manifest_whose_digest_differs_from_the_requested_digest_is_refused(
+    inspect: Callable[[str], Any], registry: FakeRegistry
+) -> None:
     wanted = digest(b"other")
     registry.answers[f"GET /v2/app/manifests/{wanted}"] = registry.answers["GET /v2/app/manifests/1"]
     assert f"manifest verification failed for digest {wanted}" in inspect(f"app@{wanted}").err
 
 
-def test_a_list_with_another_digest_is_refused(inspect: Callable[[str], Any], registry: FakeRegistry) -> None:
+def test_manifest_list_whose_digest_differs_from_the_requested_digest_is_refused(
+    inspect: Callable[[str], Any], registry: FakeRegistry
+) -> None:
     wanted, headers = digest(b"other"), {"Content-Type": "application/vnd.oci.image.index.v1+json"}
     registry.answers[f"GET /v2/app/manifests/{wanted}"] = (200, headers, b'{"manifests": []}')
     assert f"manifest verification failed for digest {wanted}" in inspect(f"app@{wanted}").err
 
 
-def test_a_configuration_with_another_digest_is_refused(inspect: Callable[[str], Any], registry: FakeRegistry) -> None:
+def test_image_configuration_whose_digest_differs_from_the_manifest_is_refused(
+    inspect: Callable[[str], Any], registry: FakeRegistry
+) -> None:
     registry.answers[f"GET /v2/app/blobs/{digest(CONFIG)}"] = (200, {}, CONFIG + b" ")
     assert f"image config verification failed for digest {digest(CONFIG)}" in inspect("app:1").err
 
@@ -128,7 +134,7 @@ def test_a_token_service_with_an_invalid_address_is_an_error(inspect: Callable[[
     assert done.code == 1 and "cannot get a token from http://localhost:port/: invalid http: " in done.err
 
 
-def test_a_redirect_does_not_pass_on_the_password(
+def test_password_is_not_sent_to_the_target_of_a_redirect(
     inspect: Callable[[str], Any], registry: FakeRegistry, tmp_path: Path
 ) -> None:
     auth = base64.b64encode(b"me:secret").decode()
@@ -156,7 +162,7 @@ def test_an_answer_without_token_is_refused(inspect: Callable[[str], Any], regis
     assert "contains no token" in inspect("app:1").err
 
 
-def test_a_file_that_is_no_manifest_is_named(orlop: Any, tmp_path: Path) -> None:
+def test_error_about_an_invalid_manifest_file_contains_its_path(orlop: Any, tmp_path: Path) -> None:
     path = tmp_path / "manifests/reg.example_app-1/reg.example_app-2"
     path.parent.mkdir(parents=True)
     path.write_text("{}")
@@ -172,7 +178,7 @@ def test_a_manifest_without_layers_is_not_pushed_to_another_repository(orlop: An
     assert done.err == f"orlop: the manifest of {registry.host}/app:1 does not name its configuration and layers\n"
 
 
-def test_files_of_older_clients_are_read(orlop: Any, tmp_path: Path) -> None:
+def test_manifest_files_of_older_docker_clients_are_read(orlop: Any, tmp_path: Path) -> None:
     path = tmp_path / "manifests/reg.example_app-1/reg.example_app-2"
     path.parent.mkdir(parents=True)
     descriptor = {"mediaType": MEDIA, "digest": digest(MANIFEST), "size": 1, "platform": {"architecture": "a", "os": "b"}}
@@ -181,7 +187,7 @@ def test_files_of_older_clients_are_read(orlop: Any, tmp_path: Path) -> None:
     assert json.loads(done.out) == json.loads(MANIFEST)
 
 
-def test_json_text_keeps_the_spelling_of_literals() -> None:
+def test_reformatted_json_keeps_the_spelling_of_strings_and_numbers() -> None:
     text = '{ "a\\u003c\\"": [ ], "b" : { }, "c": [1.50, {"d": "<é ,:[ "}] }'
     assert compact(text) == '{"a\\u003c\\"":[],"b":{},"c":[1.50,{"d":"\\u003cé ,:[ "}]}'
     lines = '{\n  "a\\u003c\\"": [],\n  "b": {},\n  "c": [\n    1.50,\n    {\n      "d": "<é ,:[ "\n    }\n  ]\n}'

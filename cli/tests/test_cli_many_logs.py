@@ -32,14 +32,16 @@ def test_logs_are_merged_by_time(daemon: RecordedDaemon, orlop: Any) -> None:
     assert "timestamps=1" in daemon.find("GET", "/containers/web/logs").target
 
 
-def test_timestamps_are_printed_on_request_and_terminals_have_no_frames(daemon: RecordedDaemon, orlop: Any) -> None:
+def test_merged_logs_of_a_tty_container_and_another_container_are_printed_with_timestamps(
+    daemon: RecordedDaemon, orlop: Any
+) -> None:
     serve(daemon, "a", [stamp(1) + b" x\r\n", stamp(3) + b" z\n"], tty=True)
     serve(daemon, "b", [frame(1, stamp(2) + b" y\n")])
     expected = [b"a | " + stamp(1) + b" x\r\n", b"b | " + stamp(2) + b" y\n", b"a | " + stamp(3) + b" z\n"]
     assert orlop("logs", "-t", "a", "b").out.encode() == b"".join(expected)
 
 
-def test_all_logs_continue_after_an_unreadable_log(daemon: RecordedDaemon, orlop: Any) -> None:
+def test_logs_of_all_containers_are_printed_even_if_one_log_cannot_be_read(daemon: RecordedDaemon, orlop: Any) -> None:
     serve(daemon, "web", [frame(1, stamp(1) + b" one\n")])
     serve(daemon, "mute", [])
     daemon.on("GET", "/containers/mute/logs", answer({"message": "the log driver cannot read"}, 501))
@@ -50,19 +52,19 @@ def test_all_logs_continue_after_an_unreadable_log(daemon: RecordedDaemon, orlop
     assert daemon.find("GET", "/containers/json").target.endswith("?all=1")
 
 
-def test_logs_refuses_no_name_and_names_with_all(orlop: Any) -> None:
+def test_logs_command_needs_either_names_or_the_flag_all(orlop: Any) -> None:
     """`orlop logs` needs either names or `--all`, and refuses both together."""
     assert "requires at least 1 argument" in orlop("logs").err
     assert "not both" in orlop("logs", "--all", "web").err
 
 
-def test_times_with_fewer_digits_are_ordered() -> None:
+def test_timestamps_with_different_numbers_of_digits_are_ordered() -> None:
     """The fraction of a second may have any number of digits."""
     (lines, _) = split_lines(iter([b"2026-01-01T00:00:01.1Z b\n2026-01-01T00:00:01.05Z a\n2026-01-01T00:00:01Z z\n"]), False)
     assert sorted(lines, key=lambda line: line.stamp) == [lines[2], lines[1], lines[0]]
 
 
-def test_followed_line_does_not_wait_for_a_silent_log() -> None:
+def test_line_of_a_followed_log_is_printed_although_another_log_is_silent() -> None:
     inbox = Inbox(2, 0.01)
     inbox.put(0, [Line(b"1", 1, b"x")])
     taken: list[Any] = []
@@ -119,6 +121,6 @@ def test_wait_fails_if_the_container_cannot_become_healthy(
     assert words in done.err
 
 
-def test_timeout_of_wait_needs_healthy(orlop: Any) -> None:
+def test_wait_command_refuses_a_timeout_without_the_flag_healthy(orlop: Any) -> None:
     """`orlop wait` accepts `--timeout` only together with `--healthy`."""
     assert "needs --healthy" in orlop("wait", "--timeout", "3", "db").err

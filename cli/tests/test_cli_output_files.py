@@ -37,7 +37,7 @@ def test_export_writes_regular_files_only(daemon: RecordedDaemon, orlop: Any, tm
     assert daemon.requests == []
 
 
-def test_save_writes_a_whole_file_or_none(daemon: RecordedDaemon, orlop: Any, tmp_path: Path) -> None:
+def test_save_command_leaves_either_a_complete_file_or_no_file(daemon: RecordedDaemon, orlop: Any, tmp_path: Path) -> None:
     daemon.on("GET", "/images/get", chunked([b"t" * 70000, b"ar"]))
     assert orlop("image", "save", "-o", str(tmp_path / "x.tar"), "a:1", "b").err == ""
     assert (tmp_path / "x.tar").read_text() == "t" * 70000 + "ar"
@@ -97,7 +97,7 @@ def test_lost_daemon_is_not_reported_as_a_write_error(
     assert os.listdir(tmp_path) == before
 
 
-def test_export_checks_its_file_before_the_request(daemon: RecordedDaemon, orlop: Any, tmp_path: Path) -> None:
+def test_export_checks_its_output_path_before_it_sends_a_request(daemon: RecordedDaemon, orlop: Any, tmp_path: Path) -> None:
     (tmp_path / "link").symlink_to("gone/x")
     done = orlop("export", "-o", str(tmp_path / "link"), "web")
     assert (done.code, done.err) == (1, f"orlop: cannot write {tmp_path}/link: no such file or directory\n")
@@ -159,7 +159,7 @@ def test_failed_create_leaves_no_cidfile(daemon: RecordedDaemon, orlop: Any, tmp
     assert not (tmp_path / "cid").exists()
 
 
-def test_container_is_named_if_its_cidfile_cannot_be_written(
+def test_error_about_an_unwritable_cidfile_contains_the_container_id(
     daemon: RecordedDaemon, orlop: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def full(*_: object) -> None:

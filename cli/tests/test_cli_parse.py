@@ -68,7 +68,7 @@ def lines(definition: Definition) -> Iterator[list[str]]:
 
 
 @pytest.mark.parametrize("path", ALL)
-def test_words_are_parsed_as_by_click(path: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_command_lines_are_parsed_as_click_parses_them(path: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("DOCKER_DEFAULT_PLATFORM", raising=False)
     definition = ALL[path]
     directly = 0
@@ -103,7 +103,7 @@ def test_short_flags_are_combined() -> None:
     assert (found["env"], found["volume"], found["args"]) == (("A=1", "B"), ("/a:/b",), ("img", "-q", "--", "x"))
 
 
-def test_environment_sets_the_platform(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_environment_variable_sets_the_default_platform(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DOCKER_DEFAULT_PLATFORM", "linux/arm64")
     for words in (["img"], ["--platform", "linux/386", "img"]):
         found = _parse.arguments(ALL["create"], words)
@@ -122,12 +122,12 @@ def test_json_equals_the_output_of_the_json_package(value: Any) -> None:
 
 
 @pytest.mark.parametrize("text", ["", "{", "[1,]", "{} {}", "nul", '"\x01"', "\xff", "[" * 100_000])
-def test_wrong_json_is_refused(text: str) -> None:
+def test_invalid_json_is_refused(text: str) -> None:
     with pytest.raises((ValueError, RecursionError)):
         jsontext.loads(text.encode("latin-1"))
 
 
-def test_other_objects_are_encoded_by_a_function() -> None:
+def test_objects_without_a_json_form_are_encoded_by_the_given_function() -> None:
     assert jsontext.dumps([{1}], default=list) == "[[1]]"
     with pytest.raises(TypeError, match="of type set as JSON"):
         jsontext.dumps({1})

@@ -65,7 +65,7 @@ def test_images_tree_lists_platforms(daemon: RecordedDaemon, orlop: Any) -> None
 
 
 @pytest.mark.parametrize("flags", [["--digests"], ["--format", "json"], ["--no-trunc"], ["-q"]])
-def test_images_tree_refuses_other_formats(orlop: Any, flags: list[str]) -> None:
+def test_images_command_refuses_tree_together_with_other_output_flags(orlop: Any, flags: list[str]) -> None:
     done = orlop("images", "--tree", *flags)
     assert done.code == 1 and "cannot be used with --tree" in done.err
 
@@ -94,7 +94,7 @@ def test_platform_is_sent_by_inspect_push_and_rmi(daemon: RecordedDaemon, orlop:
         (["image", "inspect", "--platform", "linux/arm64", "a"], "platform", "1.49"),
     ],
 )
-def test_flags_for_newer_daemons_are_refused(
+def test_flags_that_need_a_newer_daemon_are_refused(
     daemon: RecordedDaemon, orlop: Any, argv: list[str], what: str, version: str
 ) -> None:
     speaks(daemon, "1.45")

@@ -102,7 +102,7 @@ def test_run_pulls_a_missing_image(daemon: RecordedDaemon, orlop: Any) -> None:
 
 
 @pytest.mark.parametrize(("message", "flags"), [("No such image: x", ["--pull", "never"]), ("network x not found", [])])
-def test_run_does_not_pull_with_pull_never_or_after_other_errors(
+def test_run_does_not_pull_an_image_with_pull_never_or_after_an_unrelated_error(
     daemon: RecordedDaemon, orlop: Any, message: str, flags: list[str]
 ) -> None:
     daemon.on("POST", "/containers/create", answer({"message": message}, 404))
@@ -133,7 +133,7 @@ PULL = [
 ]
 
 
-def test_pull_without_a_terminal_prints_lines(daemon: RecordedDaemon, orlop: Any) -> None:
+def test_pull_without_a_terminal_prints_progress_as_plain_lines(daemon: RecordedDaemon, orlop: Any) -> None:
     whole = b"".join(PULL)
     daemon.on("POST", "/images/create", chunked([whole[:70], whole[70:]]))
     done = orlop("pull", "nginx")
@@ -170,7 +170,7 @@ PUSH = [
 ]
 
 
-def test_push_without_a_terminal_prints_lines(daemon: RecordedDaemon, orlop: Any) -> None:
+def test_push_without_a_terminal_prints_progress_as_plain_lines(daemon: RecordedDaemon, orlop: Any) -> None:
     daemon.on("POST", "/images/reg.io/x/push", chunked(PUSH))
     done = orlop("push", "reg.io/x")
     assert (done.code, done.out.splitlines()) == (
@@ -230,7 +230,7 @@ def test_stored_credentials_are_sent_with_pull_and_push(daemon: RecordedDaemon, 
     assert "x-registry-auth" not in daemon.requests[1].headers
 
 
-def test_load_streams_the_file(daemon: RecordedDaemon, orlop: Any, tmp_path: Path) -> None:
+def test_load_sends_the_content_of_the_file(daemon: RecordedDaemon, orlop: Any, tmp_path: Path) -> None:
     data = bytes(range(256)) * 5000
     (tmp_path / "image.tar").write_bytes(data)
     daemon.on("GET", "/_ping", answer())

@@ -81,7 +81,7 @@ def test_command_stays_within_its_cpu_budget(name: str, serving: RecordedDaemon,
 
 
 @pytest.mark.parametrize("name", COMMANDS)
-def test_command_imports_nothing_it_does_not_need(name: str, serving: RecordedDaemon) -> None:
+def test_command_imports_no_unneeded_modules(name: str, serving: RecordedDaemon) -> None:
     script = (
         "import sys\n"
         f"sys.path.insert(0, {str(Path(orlop_cli.__file__).parents[1])!r})\n"

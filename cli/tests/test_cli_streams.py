@@ -1,4 +1,4 @@
-"""The multiplexed stream is parsed correctly at whatever byte a read ends, and is written completely."""
+"""The multiplexed stream is parsed correctly wherever reads split the stream, and is written completely."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def split(data: bytes, at: list[int]) -> list[bytes]:
     st.lists(st.tuples(st.sampled_from([0, 1, 2]), st.binary(max_size=30)), max_size=15),
     st.lists(st.integers(0, 999), max_size=40),
 )
-def test_frames_split_anywhere_are_decoded(frames: Frames, at: list[int]) -> None:
+def test_stream_frames_that_arrive_in_any_pieces_are_decoded(frames: Frames, at: list[int]) -> None:
     data = b"".join(frame(stream, payload) for stream, payload in frames)
     seen = runs(Demultiplexer(), split(data, at))
     for stream in (0, 1, 2):
@@ -54,14 +54,14 @@ def test_adjacent_frames_of_a_stream_are_joined() -> None:
     assert [(stream, len(pieces)) for stream, pieces in found] == [(1, 2), (2, 1), (1, 1)]
 
 
-def test_incomplete_payload_is_passed_on() -> None:
+def test_payload_bytes_are_passed_on_before_the_frame_is_complete() -> None:
     demultiplexer = Demultiplexer()
     assert runs(demultiplexer, [frame(1, b"abcdef")[:11]]) == [(1, b"abc")]
     assert runs(demultiplexer, [b"def"]) == [(1, b"def")]
 
 
 @pytest.mark.parametrize("at", [0, 4, 8, 10])
-def test_error_frame_raises_the_daemons_error(at: int) -> None:
+def test_error_frame_in_a_stream_raises_an_error_with_the_daemons_message(at: int) -> None:
     data = frame(3, b"disk on fire")
     with pytest.raises(CliError, match="error from daemon in stream: disk on fire"):
         runs(Demultiplexer(), [frame(1, b"x") + data[:at], data[at:]])
@@ -72,7 +72,7 @@ def test_unknown_stream_is_refused() -> None:
         Demultiplexer().feed(frame(9, b"x"))
 
 
-def test_streams_without_a_descriptor_are_dropped() -> None:
+def test_data_of_streams_without_a_descriptor_is_dropped() -> None:
     reader, writer = os.pipe()
     try:
         write = framed_writer({STDOUT: writer})

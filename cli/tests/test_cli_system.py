@@ -93,7 +93,7 @@ def df(daemon: RecordedDaemon, orlop: Any) -> Any:
     return call
 
 
-def test_df_sums_like_docker(df: Any) -> None:
+def test_df_command_prints_the_same_sums_as_docker(df: Any) -> None:
     assert df() == (
         "TYPE            TOTAL     ACTIVE    SIZE      RECLAIMABLE\n"
         "Images          2         1         10MB      7.5MB (75%)\n"
@@ -103,7 +103,7 @@ def test_df_sums_like_docker(df: Any) -> None:
     )
 
 
-def test_df_of_an_empty_daemon_prints_zeros(daemon: RecordedDaemon, orlop: Any) -> None:
+def test_df_command_prints_zero_bytes_if_the_daemon_has_no_objects(daemon: RecordedDaemon, orlop: Any) -> None:
     daemon.on(
         "GET", "/system/df", answer({"LayersSize": 0, "Images": [], "Containers": None, "Volumes": [], "BuildCache": None})
     )
@@ -154,7 +154,7 @@ def prunes(daemon: RecordedDaemon) -> None:
     daemon.on("POST", "/build/prune", answer({"CachesDeleted": ["d4"], "SpaceReclaimed": 4_000_000}))
 
 
-def test_system_prune_sums_reclaimed_space(daemon: RecordedDaemon, orlop: Any) -> None:
+def test_system_prune_prints_the_sum_of_reclaimed_space(daemon: RecordedDaemon, orlop: Any) -> None:
     prunes(daemon)
     done = orlop("system", "prune", "-f", "--volumes")
     assert done.out == (
@@ -165,7 +165,7 @@ def test_system_prune_sums_reclaimed_space(daemon: RecordedDaemon, orlop: Any) -
     assert kinds == ["containers", "networks", "volumes", "images", "build"]
 
 
-def test_system_prune_without_volumes_keeps_them(daemon: RecordedDaemon, orlop: Any) -> None:
+def test_system_prune_keeps_volumes_without_the_flag_volumes(daemon: RecordedDaemon, orlop: Any) -> None:
     prunes(daemon)
     assert orlop("system", "prune", "-f").code == 0
     assert not [line for line in daemon.seen() if "volumes" in line]
@@ -188,7 +188,7 @@ def test_system_prune_without_volumes_keeps_them(daemon: RecordedDaemon, orlop: 
         ),
     ],
 )
-def test_system_prune_warns_and_can_be_declined(
+def test_system_prune_prints_a_warning_and_does_nothing_if_the_user_declines(
     daemon: RecordedDaemon, orlop: Any, monkeypatch: pytest.MonkeyPatch, args: tuple[str, ...], warning: str
 ) -> None:
     monkeypatch.setattr("sys.stdin", io.StringIO("n\n"))
@@ -210,7 +210,9 @@ def test_system_commands_are_available_at_the_top_level() -> None:
     assert _table.TABLE["events"] == _table.SYSTEM["events"]
 
 
-def test_info_describes_the_client(daemon: RecordedDaemon, orlop: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_info_command_shows_the_version_context_and_host_of_the_client(
+    daemon: RecordedDaemon, orlop: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     daemon.on("GET", "/info", answer({"Containers": 2, "Images": 1, "ServerVersion": "1", "Warnings": ["WARNING: open"]}))
     done = orlop("system", "info")
     head = f"Client: Orlop\n Version:    {__version__}\n Context:    default\n Host:       {daemon.host}\n"

@@ -104,7 +104,7 @@ def test_templates_render_like_go(source: str, expected: str) -> None:
         ("{{&}}", "unexpected '&'"),
     ],
 )
-def test_template_errors_name_the_cause(source: str, message: str) -> None:
+def test_template_errors_contain_the_cause(source: str, message: str) -> None:
     with pytest.raises(CliError) as caught:
         Template(source).render(WEB)
     assert caught.value.message.startswith("template parsing error: ")
@@ -145,21 +145,21 @@ def rendered(form: str | None, trunc: bool = True) -> str:
         ("table {{.Names}} {{upper .State}}\\t{{.Image}}", "NAMES STATE   IMAGE\nweb RUNNING   nginx:1\n"),
     ],
 )
-def test_placeholders_of_a_table_row_are_filled(form: str, expected: str) -> None:
+def test_placeholders_in_a_format_are_filled_with_the_containers_values(form: str, expected: str) -> None:
     assert rendered(form) == expected
 
 
-def test_untruncated_rows_show_link_names() -> None:
+def test_names_column_without_truncation_includes_link_names() -> None:
     assert rendered("{{.Names}} {{.ID}}", trunc=False) == f"web,other/alias {ITEM['Id']}\n"
 
 
-def test_json_rows_hold_every_placeholder() -> None:
+def test_json_rows_contain_every_placeholder() -> None:
     import json
 
     assert sorted(json.loads(rendered("json"))) == sorted(Container.FIELDS)
 
 
-def test_unknown_placeholder_names_the_known_ones() -> None:
+def test_error_about_an_unknown_placeholder_contains_the_known_placeholders() -> None:
     with pytest.raises(CliError, match=r"can't evaluate field Nope.*\.Names"):
         rendered("{{.Nope}}")
 
@@ -199,7 +199,7 @@ def test_values_have_the_types_of_dockers_client(source: str, expected: str) -> 
 @pytest.mark.parametrize(
     ("source", "code"), [("{{.Nope}}", 1), ("{{.State.Health.Status}}", 1), ("{{.Id", 64), ("{{f}}", 64)]
 )
-def test_exit_codes_of_templates_are_dockers(source: str, code: int) -> None:
+def test_template_errors_have_dockers_exit_codes(source: str, code: int) -> None:
     with pytest.raises(CliError) as raised:
         format_module.render_values([CONTAINER], source)
     assert raised.value.code == code

@@ -102,8 +102,8 @@ def test_half_close_keeps_the_other_direction_open(serve: Any, files: tuple[str,
 
 
 def test_full_buffers_in_both_directions_do_not_deadlock(serve: Any, files: tuple[str, str]) -> None:
-    """A peer that echoes stops reading while the client does not read. The client half-closes while the peer's data is in
-    transit."""
+    """The peer echoes all data, and stops reading while the client does not read. The client half-closes while the peer's
+    data is in transit."""
 
     def handle(peer: ssl.SSLSocket) -> None:
         while data := peer.recv(1 << 16):
@@ -139,7 +139,7 @@ def test_wrong_host_name_is_refused(serve: Any, files: tuple[str, str]) -> None:
         hosts.connect(address, hosts.Tls(True, files[0], None, None))
 
 
-def test_missing_tls_files_are_named(serve: Any) -> None:
+def test_error_about_a_missing_tls_file_contains_its_path(serve: Any) -> None:
     with pytest.raises(CliError, match="cannot read TLS file /nonexistent"):
         hosts.connect(serve(lambda peer: None), hosts.Tls(True, "/nonexistent", None, None))
 

@@ -115,7 +115,7 @@ def pid_of(daemon: RecordedDaemon) -> int:
     raise AssertionError("the view does not run")
 
 
-def test_screen_is_drawn_and_follows_the_size(serving: RecordedDaemon, screens: Any) -> None:
+def test_screen_is_redrawn_when_the_terminal_is_resized(serving: RecordedDaemon, screens: Any) -> None:
     terminal = screens()
     terminal.run(top(serving.host))
     expected = SCREEN.format(host=serving.host)
@@ -129,7 +129,7 @@ def test_screen_is_drawn_and_follows_the_size(serving: RecordedDaemon, screens: 
     assert terminal.is_cooked()
 
 
-def test_requests_are_limited_to_short_ones_for_visible_containers(serving: RecordedDaemon, screens: Any) -> None:
+def test_stats_are_requested_as_single_samples_of_visible_containers_only(serving: RecordedDaemon, screens: Any) -> None:
     """The client requests single samples, and only for the containers on the visible page."""
     terminal = screens()
     terminal.run(top(serving.host))
@@ -143,7 +143,7 @@ def test_requests_are_limited_to_short_ones_for_visible_containers(serving: Reco
     assert len([request for request in serving.requests if request.path.endswith("/stats")]) <= len(sampled) + 1
 
 
-def test_log_is_followed_and_closed(serving: RecordedDaemon, screens: Any) -> None:
+def test_log_view_shows_new_lines_and_ends_its_request_when_it_is_closed(serving: RecordedDaemon, screens: Any) -> None:
     log = Log(serving)
     terminal = screens()
     terminal.run(top(serving.host))
@@ -158,7 +158,7 @@ def test_log_is_followed_and_closed(serving: RecordedDaemon, screens: Any) -> No
 
 
 @pytest.mark.parametrize("data", [b"line\n" * 10_000, "\u00e9".encode() * 25_000], ids=["lines", "no newline"])
-def test_endless_log_does_not_keep_the_view_from_reading_keys(serving: RecordedDaemon, screens: Any, data: bytes) -> None:
+def test_keys_are_read_while_the_view_receives_an_endless_log(serving: RecordedDaemon, screens: Any, data: bytes) -> None:
     left = threading.Event()
 
     def endless(connection: Any, request: Request) -> None:
@@ -190,7 +190,7 @@ def test_inspect_shows_json(serving: RecordedDaemon, screens: Any) -> None:
     terminal.see("MEM %")
 
 
-def test_actions_are_requested_and_refusals_shown(serving: RecordedDaemon, screens: Any) -> None:
+def test_keys_send_requests_and_the_view_shows_the_daemons_refusals(serving: RecordedDaemon, screens: Any) -> None:
     serving.on("POST", f"/containers/{ID}/stop", answer({"message": "it is \x1b[5m busy"}, 409))
     serving.on("DELETE", f"/containers/{ID}", answer(status=204))
     terminal = screens()
@@ -224,7 +224,9 @@ def test_view_survives_a_restart_of_the_daemon(tmp_path: Path, screens: Any) -> 
         terminal.see("code=0\n$")
 
 
-def test_view_of_a_daemon_behind_ssh(serving: RecordedDaemon, screens: Any, tmp_path: Path) -> None:
+def test_view_shows_containers_of_a_daemon_that_is_reached_by_ssh(
+    serving: RecordedDaemon, screens: Any, tmp_path: Path
+) -> None:
     log = Log(serving)
     script = tmp_path / "ssh"
     script.write_text(f"#!/bin/sh\nexec {sys.executable} -m orlop_cli -H {serving.host} system dial-stdio\n")
@@ -243,7 +245,7 @@ def test_view_of_a_daemon_behind_ssh(serving: RecordedDaemon, screens: Any, tmp_
 
 
 @pytest.mark.parametrize("way", ["C-c", "TERM", "HUP", "crash"])
-def test_terminal_is_restored_at_each_end(way: str, serving: RecordedDaemon, screens: Any) -> None:
+def test_terminal_is_restored_after_a_signal_or_a_crash(way: str, serving: RecordedDaemon, screens: Any) -> None:
     terminal = screens()
     terminal.run(top(serving.host))
     terminal.see("healthy")
@@ -281,7 +283,7 @@ def test_stopped_view_continues(serving: RecordedDaemon, screens: Any) -> None:
     [({}, True), ({"NO_COLOR": "1"}, False), ({"TERM": "vt100"}, False), ({"LANG": "C", "LC_ALL": "POSIX"}, True)],
     ids=["colour", "no-color", "vt100", "ascii"],
 )
-def test_colour_depends_on_the_terminal(
+def test_colours_are_used_only_if_the_terminal_and_no_color_allow_them(
     environment: dict[str, str], coloured: bool, serving: RecordedDaemon, screens: Any
 ) -> None:
     terminal = screens(**environment)
@@ -295,7 +297,9 @@ def test_colour_depends_on_the_terminal(
 
 
 @pytest.mark.parametrize(("name", "reason"), [("dumb", "cannot move the cursor"), ("nonsense", "is unknown")])
-def test_terminal_without_a_cursor_is_refused(name: str, reason: str, serving: RecordedDaemon, screens: Any) -> None:
+def test_terminal_type_without_cursor_movement_is_refused(
+    name: str, reason: str, serving: RecordedDaemon, screens: Any
+) -> None:
     terminal = screens(TERM=name, width=200)
     terminal.run(top(serving.host))
     screen = terminal.see(reason)
@@ -303,6 +307,6 @@ def test_terminal_without_a_cursor_is_refused(name: str, reason: str, serving: R
     assert serving.requests == []
 
 
-def test_view_needs_a_terminal(orlop: Any) -> None:
+def test_top_command_fails_without_a_terminal(orlop: Any) -> None:
     done = orlop("top")
     assert done.code == 1 and "needs a terminal" in done.err and "orlop stats --no-stream" in done.err

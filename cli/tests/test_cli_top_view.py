@@ -56,7 +56,7 @@ def many(number: int) -> list[dict[str, Any]]:
 # --- the screen
 
 
-def test_screen_of_80_columns_shows_figures() -> None:
+def test_screen_of_80_columns_shows_resource_usage() -> None:
     assert screen(started()) == "\n".join(
         [
             "orlop top  unix:///run/orlop.sock  2 of 4 running",
@@ -133,7 +133,7 @@ def test_wide_characters_are_cut_at_the_width() -> None:
 # --- messages of the daemon
 
 
-def test_selection_stays_on_its_row() -> None:
+def test_selection_stays_on_its_container_when_the_list_changes() -> None:
     state, _ = typed(started(), "down", "down")
     assert (state.chosen["containers"]) == "id-shell"
     state = model.listed(state, "containers", [container("a"), *CONTAINERS])
@@ -146,7 +146,7 @@ def test_selection_stays_on_its_row() -> None:
     assert state.chosen["containers"] == "" and "no containers" in screen(state)
 
 
-def test_lost_daemon_is_reported_and_rows_stay() -> None:
+def test_rows_stay_visible_when_the_connection_to_the_daemon_is_lost() -> None:
     state = model.lost(started(), "no such file")
     lines = screen(state).splitlines()
     assert lines[0] == "connection lost, trying again: no such file"
@@ -159,7 +159,7 @@ def test_daemon_that_does_not_answer_is_reported() -> None:
     assert screen(started()._replace(silent=17)).startswith("no answer for 17 s  orlop top")
 
 
-def test_figures_of_removed_and_stopped_containers_are_dropped() -> None:
+def test_resource_usage_of_removed_and_stopped_containers_is_dropped() -> None:
     state = model.sampled(started(), {"id-db": None})
     assert set(state.samples) == {"id-web"}
     assert model.listed(state, "containers", CONTAINERS[1:]).samples == {}
@@ -175,7 +175,7 @@ def test_only_visible_containers_are_sampled() -> None:
     assert model.to_sample(started(), 0) == ["id-db", "id-shell", "id-web"]  # not the one that has exited
 
 
-def test_order_by_a_figure_samples_a_few_other_containers_in_turns() -> None:
+def test_list_sorted_by_usage_also_samples_invisible_containers_in_turns() -> None:
     """If the list is sorted by a figure, each round also samples a few containers that are not visible. After some rounds,
     all containers have been sampled."""
     state = started(80, 10, many(30))
@@ -204,7 +204,7 @@ def stats(used: int, system: int, received: int, periods: tuple[int, int] = (0, 
     }
 
 
-def test_rates_are_differences_of_two_answers() -> None:
+def test_rates_are_computed_from_two_successive_stats_answers() -> None:
     first = counters(stats(10**9, 10**10, 500, (10, 1)), 1.0)
     assert first and sample(None, first) == Sample(900, 4000, 3)
     second = Counters(stats(2 * 10**9, 2 * 10**10, 1500, (20, 6)), 3.0)
@@ -220,7 +220,7 @@ def test_rates_are_differences_of_two_answers() -> None:
 # --- keys
 
 
-def test_moves_keep_the_selected_row_on_the_screen() -> None:
+def test_selected_row_stays_visible_while_the_user_moves_the_selection() -> None:
     state = started(80, 10, many(50))
     for key, expected in (("end", 49), ("up", 48), ("pageup", 42), ("home", 0), ("down", 1), ("pagedown", 7), ("up", 6)):
         state, effects = typed(state, key)
@@ -229,7 +229,7 @@ def test_moves_keep_the_selected_row_on_the_screen() -> None:
         assert len(model.visible(state)) == 6
 
 
-def test_filter_is_typed_and_removed() -> None:
+def test_typed_filter_hides_other_rows_until_escape_is_pressed() -> None:
     state, _ = typed(started(), "/", "p", "o", "s", "t")
     assert names(state) == ["db"] and "filter: post_" in screen(state)
     state, effects = typed(state, "q", "backspace", "enter", "q")
@@ -241,7 +241,7 @@ def test_filter_is_typed_and_removed() -> None:
     assert names(typed(state, "escape")[0]) == ["db", "job", "shell", "web"]
 
 
-def test_order_changes_by_key() -> None:
+def test_sort_order_is_changed_with_keys() -> None:
     state = started(80)
     seen = []
     for _ in range(8):
@@ -255,7 +255,7 @@ def test_order_changes_by_key() -> None:
     assert names(typed(by_cpu, "O")[0]) == ["web", "db", "job", "shell"]  # rows without a figure stay last
 
 
-def test_containers_that_do_not_run_are_hidden_by_key() -> None:
+def test_key_a_hides_containers_that_do_not_run() -> None:
     state, _ = typed(started(), "a")
     assert names(state) == ["db", "shell", "web"]
     state = model.listed(state, "containers", CONTAINERS[2:3])
@@ -263,7 +263,7 @@ def test_containers_that_do_not_run_are_hidden_by_key() -> None:
     assert names(typed(state, "a")[0]) == ["job"]
 
 
-def test_pages_are_turned_by_number_and_tab() -> None:
+def test_number_keys_and_tab_switch_between_pages() -> None:
     state = started()
     for key, page in (("2", "images"), ("tab", "volumes"), ("right", "networks"), ("5", "cache"), ("tab", "containers")):
         state, effects = typed(state, key)
@@ -276,7 +276,7 @@ def test_pages_are_turned_by_number_and_tab() -> None:
 
 
 @pytest.mark.parametrize(("key", "verb"), [("s", "stop"), ("S", "start"), ("r", "restart"), ("p", "pause")])
-def test_key_changes_the_selected_container(key: str, verb: str) -> None:
+def test_key_stops_starts_restarts_or_pauses_the_selected_container(key: str, verb: str) -> None:
     state, effects = typed(started(), key)
     assert effects == [Call(verb, "containers", "id-db", "db")]
     assert f"{verb} db ..." in screen(state)
@@ -290,7 +290,7 @@ def test_paused_container_is_resumed() -> None:
 
 
 @pytest.mark.parametrize("key", ["d", "delete"])
-def test_removal_is_asked_for(key: str) -> None:
+def test_removal_key_asks_for_confirmation(key: str) -> None:
     state, effects = typed(started(), key)
     assert effects == [] and screen(state).endswith("Remove running container db, which kills it? (y/n)")
     for answer in ("n", "q", "enter", "escape", " "):
@@ -301,14 +301,14 @@ def test_removal_is_asked_for(key: str) -> None:
     assert screen(stopped).endswith("Remove container job? (y/n)")
 
 
-def test_removal_of_a_volume_names_the_data() -> None:
+def test_confirmation_of_a_volume_removal_mentions_the_data() -> None:
     state, _ = typed(started(), "3")
     state, effects = typed(model.listed(state, "volumes", [{"Name": "data"}]), "d", "y")
     assert effects == [Call("remove", "volumes", "data", "data")]
     assert "Remove volume data and its data? (y/n)" in screen(typed(state, "d")[0])
 
 
-def test_removal_of_an_image_names_the_tag() -> None:
+def test_image_with_a_tag_is_removed_by_its_tag() -> None:
     images = [
         {"Id": "sha256:" + "a" * 64, "RepoTags": ["r.io:5000/b:2", "a:1"]},
         {"Id": "sha256:" + "b" * 64, "RepoTags": []},
@@ -326,7 +326,7 @@ def test_shell_needs_a_running_container() -> None:
     assert effects == [] and screen(state).endswith("job is not running: S starts it")
 
 
-def test_log_follows_until_the_user_scrolls() -> None:
+def test_log_view_shows_new_lines_until_the_user_scrolls_up() -> None:
     state, effects = typed(started(80, 10), "l")
     assert effects == [Open("log", "containers", "id-db", "db", 1)]
     assert screen(state).startswith("log db  lines 0-0 of 0  (loading)")
@@ -355,7 +355,7 @@ def test_long_log_keeps_its_last_lines() -> None:
 
 
 @pytest.mark.parametrize(("key", "what"), [("i", "inspect"), ("enter", "inspect"), ("x", "explain")])
-def test_text_of_the_selected_row_opens(key: str, what: str) -> None:
+def test_key_opens_the_inspect_or_explain_text_of_the_selected_row(key: str, what: str) -> None:
     state, effects = typed(started(80, 5), key)
     assert effects == [Open(what, "containers", "id-db", "db", 1)]
     state = model.end_text(model.add_lines(state, 1, ["a", "b", "c", "d"]), 1, "")
@@ -363,7 +363,7 @@ def test_text_of_the_selected_row_opens(key: str, what: str) -> None:
     assert screen(typed(state, "down")[0]).splitlines()[1] == "b"
 
 
-def test_keys_of_containers_do_nothing_on_other_pages() -> None:
+def test_keys_for_container_actions_do_nothing_on_other_pages() -> None:
     state, _ = typed(started(), "5")
     state = model.listed(state, "cache", [{"ID": "abc"}])
     for key in "lesSrpdx":
@@ -377,7 +377,7 @@ def test_keys_without_a_row_do_nothing() -> None:
         assert typed(state, key)[1] == []
 
 
-def test_help_explains_every_key_and_scrolls() -> None:
+def test_help_text_explains_every_key_and_can_be_scrolled() -> None:
     state, _ = typed(started(80, 10), "?")
     assert screen(state).startswith("Keys of orlop top\nMove\n")
     seen = screen(state)
@@ -396,7 +396,7 @@ def test_redraw_and_quit() -> None:
     assert typed(started(), "q")[1] == [Quit()]
 
 
-def test_every_named_key_exists_on_a_keyboard() -> None:
+def test_every_key_of_the_view_can_be_produced_by_a_terminal() -> None:
     assert {*loop._KEYS.values(), *loop._CHARACTERS.values()} == keys.NAMES
     assert rows.PAGES.keys() == rows.COLUMNS.keys()
     for columns in rows.COLUMNS.values():

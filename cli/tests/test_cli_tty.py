@@ -160,7 +160,7 @@ def test_interactive_run_sets_raw_mode_and_restores_it(daemon: RecordedDaemon, t
     assert daemon.find("POST", f"/containers/{ID}/resize").target.endswith("?h=30&w=100")
 
 
-def test_terminal_size_follows_the_window(daemon: RecordedDaemon, terminal: Any) -> None:
+def test_terminal_of_the_container_is_resized_with_the_users_window(daemon: RecordedDaemon, terminal: Any) -> None:
     Shell(daemon)
     here = terminal("run", "-it", "busybox")
     here.see(b"$ ")
@@ -248,7 +248,7 @@ def test_interactive_exec_sets_raw_mode_and_restores_it(daemon: RecordedDaemon, 
     assert here.mode() == here.before
 
 
-def test_attach_forces_a_redraw(daemon: RecordedDaemon, terminal: Any) -> None:
+def test_attach_resizes_the_terminal_twice_to_force_a_redraw(daemon: RecordedDaemon, terminal: Any) -> None:
     Shell(daemon)
     state = {"Running": True, "Paused": False, "Restarting": False}
     daemon.on("GET", "/containers/web/json", answer({"Id": ID, "State": state, "Config": {"Tty": True, "OpenStdin": True}}))
@@ -291,7 +291,7 @@ def test_pull_shows_a_line_per_layer(daemon: RecordedDaemon, terminal: Any) -> N
     assert end.index(b"Digest: sha256:12") < end.index(b"Status: Downloaded newer image") < end.index(b"docker.io/library/x")
 
 
-def test_output_continues_after_the_end_of_input(daemon: RecordedDaemon, tmp_path: Path) -> None:
+def test_output_is_still_received_after_stdin_reaches_eof(daemon: RecordedDaemon, tmp_path: Path) -> None:
     """Without a terminal, EOF of stdin closes one direction only."""
     import subprocess
 
@@ -313,7 +313,7 @@ def test_output_continues_after_the_end_of_input(daemon: RecordedDaemon, tmp_pat
     assert b"".join(got) == data
 
 
-def test_closed_output_ends_the_client_by_sigpipe(daemon: RecordedDaemon) -> None:
+def test_client_is_killed_by_sigpipe_when_its_output_is_closed(daemon: RecordedDaemon) -> None:
     import subprocess
 
     body = (b"\x01\x00\x00\x00\x00\x00\x00\x02y\n") * 1000

@@ -96,7 +96,7 @@ def test_cpus_are_converted_exactly() -> None:
         ("", None),
     ],
 )
-def test_times_of_queries_are_converted(text: str, expected: str | None) -> None:
+def test_times_in_queries_are_converted_to_unix_timestamps(text: str, expected: str | None) -> None:
     assert times.query_time(text, now=1_700_000_000) == expected
 
 
@@ -140,7 +140,7 @@ def test_published_ports_are_displayed_like_docker(published: list[dict[str, Any
         ("published=8080,target=80,protocol=udp", {"80/udp": [{"HostIp": "", "HostPort": "8080"}]}),
     ],
 )
-def test_publish_flag_is_parsed(text: str, expected: dict[str, Any]) -> None:
+def test_values_of_the_publish_flag_are_parsed(text: str, expected: dict[str, Any]) -> None:
     assert ports.parse_publish(text) == expected
 
 
