@@ -26,7 +26,7 @@ def scans(dockerfile: str, **args: str) -> Scans:
 
 
 @pytest.mark.parametrize("value", ["1", "t", "T", "true", "TRUE", "True", "b,one", "one"])
-def test_a_stage_is_selected(value: str) -> None:
+def test_build_argument_with_a_true_value_selects_a_stage_for_the_scanner(value: str) -> None:
     """With this value of the build argument, the scanner also reads the stage."""
     found = scans(f"FROM busybox AS One\nARG {STAGE}={value}\nRUN true\nFROM busybox\nCOPY --from=one /a /\n")
     assert list(found.outputs) == ["one"]
@@ -35,13 +35,13 @@ def test_a_stage_is_selected(value: str) -> None:
 
 
 @pytest.mark.parametrize("value", ["0", "f", "F", "false", "FALSE", "False", "", "two", " one", "yes"])
-def test_a_stage_is_not_selected(value: str) -> None:
+def test_build_argument_with_another_value_does_not_select_a_stage_for_the_scanner(value: str) -> None:
     """With this value of the build argument, the scanner does not read the stage."""
     text = f"ARG {STAGE}=true\nFROM busybox AS one\nARG {STAGE}={value}\nRUN true\nFROM busybox\nCOPY --from=one /a /\n"
     assert not scans(text).outputs
 
 
-def test_arguments_of_a_base_are_not_inherited() -> None:
+def test_stage_does_not_inherit_scan_arguments_from_its_base_stage() -> None:
     text = f"FROM busybox AS a\nARG {STAGE}=true {CONTEXT}=true\nFROM a AS b\nRUN true\nFROM b AS c\nCOPY x /\n"
     assert list(scans(text).outputs) == ["a"]
 
@@ -54,7 +54,7 @@ def test_images_and_named_contexts_are_not_scanned() -> None:
     assert not found.outputs
 
 
-def test_graph_of_many_stages_has_each_operation_once() -> None:
+def test_graph_of_many_stages_contains_each_operation_once() -> None:
     chain = "".join(f"FROM s{number} AS s{number + 1}\nRUN {number}\n" for number in range(500))
     found = scans(f"ARG {STAGE}=true\nFROM busybox AS s0\n{chain}")
     assert len(found.outputs) == 500
@@ -62,7 +62,7 @@ def test_graph_of_many_stages_has_each_operation_once() -> None:
 
 
 @trio_test
-async def test_scanner_gets_the_selected_file_systems_and_its_attributes(engine: Engine) -> None:
+async def test_scanner_reads_the_selected_stages_and_gets_its_attributes_as_environment_variables(engine: Engine) -> None:
     statement = json.dumps({"predicateType": "https://spdx.dev/Document", "predicate": {"found": "it"}})
     config = {"rootfs": {"diff_ids": []}, "config": {"Cmd": [f"write /run/out/x {statement}"], "Env": ["A=b"]}}
     engine.backend.images["docker.io/library/scanner:latest"] = (config, {})
@@ -90,7 +90,7 @@ async def test_scanner_gets_the_selected_file_systems_and_its_attributes(engine:
     assert mounts == {"/run/src/core/sbom": True, "/run/src/extras/sbom-one": True, "/run/out/": False}
 
 
-def test_scanner_runs_again_for_stages_without_cache() -> None:
+def test_scanner_runs_again_if_no_cache_is_set_for_a_scanned_stage() -> None:
     text = f"FROM busybox AS one\nARG {STAGE}=true\nRUN true\nFROM busybox\nCOPY --from=one /a /\n"
     found = [build(text, options).results[0].scans.ignore_cache for options in ({}, {"no-cache": ""}, {"no-cache": "one"})]
     assert found == [False, True, True]

@@ -23,7 +23,7 @@ from orlop_build_dockerfile.session.transfer import receive_directory, send_dire
 
 
 class Recorder:
-    """A vertex that keeps its reports."""
+    """A vertex that stores the progress that is reported to it."""
 
     cached = False
 

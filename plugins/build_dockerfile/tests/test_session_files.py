@@ -134,7 +134,9 @@ def test_entries_that_change_their_type_are_replaced(source: Path, target: Path)
     assert described(target) == described(source)
 
 
-def test_changed_file_is_replaced_and_not_its_hard_links(source: Path, target: Path, tmp_path: Path) -> None:
+def test_transfer_of_a_changed_file_does_not_change_hard_links_to_the_old_file(
+    source: Path, target: Path, tmp_path: Path
+) -> None:
     transfer(source, target)
     os.link(target / "a.txt", tmp_path / "shared")
     os.link(target / "script", tmp_path / "shared mode")
@@ -145,7 +147,7 @@ def test_changed_file_is_replaced_and_not_its_hard_links(source: Path, target: P
     assert (tmp_path / "shared mode").stat().st_mode == 0o104755
 
 
-def test_hard_links_are_made_and_broken(source: Path, target: Path) -> None:
+def test_transfers_create_and_replace_hard_links_like_the_source(source: Path, target: Path) -> None:
     transfer(source, target)
     assert (target / "z-same").samefile(target / "a" / "file")
     data = (source / "z-same").read_bytes()
@@ -248,7 +250,7 @@ def test_link_that_replaced_a_directory_is_not_followed(target: Path, tmp_path: 
     assert (outside / "f").read_text() == "safe"
 
 
-def test_link_to_another_directory_inside_is_not_followed(target: Path) -> None:
+def test_link_to_another_directory_inside_the_target_is_not_followed(target: Path) -> None:
     receiver = Receiver(str(target))
     names = [b"d", b"d/x", b"e", b"e/x"]
     entries = [packet(STAT, path=name, mode=DIR | 0o755) for name in names]
@@ -262,7 +264,7 @@ def test_link_to_another_directory_inside_is_not_followed(target: Path) -> None:
     assert not os.listdir(target / "e" / "x")
 
 
-def test_stale_files_below_a_new_link_are_not_removed_through_it(target: Path, tmp_path: Path) -> None:
+def test_removal_of_a_stale_directory_does_not_follow_a_new_link_to_the_outside(target: Path, tmp_path: Path) -> None:
     outside = tmp_path / "outside"
     outside.mkdir()
     (outside / "f").write_text("safe")
@@ -275,7 +277,7 @@ def test_stale_files_below_a_new_link_are_not_removed_through_it(target: Path, t
     assert (target / "d").is_symlink()
 
 
-def test_stale_files_are_not_removed_through_a_link_inside(target: Path) -> None:
+def test_removal_of_a_stale_directory_does_not_follow_a_new_link_inside_the_target(target: Path) -> None:
     (target / "d" / "x").mkdir(parents=True)
     (target / "d" / "x" / "f").write_text("old")
     receiver = Receiver(str(target))
@@ -341,7 +343,9 @@ def flat(root: Path) -> None:
     (root / "link").symlink_to("a")
 
 
-def test_equal_list_is_answered_without_reading_the_directory(tmp_path: Path, target: Path) -> None:
+def test_list_of_files_equal_to_the_last_list_is_answered_without_reading_the_directory(
+    tmp_path: Path, target: Path
+) -> None:
     flat(tmp_path / "source")
     beside = str(tmp_path / "list")
     first = transfer(tmp_path / "source", target, beside)
@@ -365,7 +369,7 @@ def test_equal_list_is_answered_without_reading_the_directory(tmp_path: Path, ta
         lambda root: os.rename(root / "d", root / "moved"),
     ],
 )
-def test_list_is_compared_from_its_first_difference(
+def test_transfer_after_a_difference_from_the_last_list_of_files_updates_the_directory(
     change: Callable[[Path], object], hard_links: bool, tmp_path: Path, target: Path
 ) -> None:
     source, beside = tmp_path / "source", str(tmp_path / "list")
@@ -380,7 +384,7 @@ def test_list_is_compared_from_its_first_difference(
     assert transfer(source, target, beside).state == second.state
 
 
-def test_interrupted_transfer_leaves_no_list(tmp_path: Path, target: Path) -> None:
+def test_interrupted_transfer_leaves_no_list_of_files(tmp_path: Path, target: Path) -> None:
     source, beside = tmp_path / "source", str(tmp_path / "list")
     flat(source)
     transfer(source, target, beside)
@@ -392,7 +396,7 @@ def test_interrupted_transfer_leaves_no_list(tmp_path: Path, target: Path) -> No
     assert described(target) == described(source)
 
 
-def test_list_is_ignored_after_a_boot_and_for_another_directory(
+def test_saved_list_of_files_is_ignored_after_a_boot_and_for_another_directory(
     tmp_path: Path, target: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     source, beside = tmp_path / "source", str(tmp_path / "list")
@@ -410,7 +414,7 @@ def test_list_is_ignored_after_a_boot_and_for_another_directory(
     assert transfer(source, target, beside).requested == 0
 
 
-def test_list_is_not_kept_if_a_file_had_another_size(tmp_path: Path, target: Path) -> None:
+def test_list_of_files_is_not_saved_if_a_file_had_another_size(tmp_path: Path, target: Path) -> None:
     beside = str(tmp_path / "list")
     for times in range(2):
         receiver = Receiver(str(target), beside)
@@ -422,7 +426,7 @@ def test_list_is_not_kept_if_a_file_had_another_size(tmp_path: Path, target: Pat
         assert receiver.state == ""
 
 
-def test_packets_after_an_equal_list_are_refused(tmp_path: Path, target: Path) -> None:
+def test_packets_after_a_list_of_files_equal_to_the_last_list_are_refused(tmp_path: Path, target: Path) -> None:
     source, beside = tmp_path / "source", str(tmp_path / "list")
     flat(source)
     transfer(source, target, beside)
@@ -499,7 +503,7 @@ def test_modes_are_converted_without_loss(permissions: int, kind: int) -> None:
     assert unix_mode(go_mode(kind | permissions)) == kind | permissions
 
 
-def test_metadata_unfit_for_headers_is_encoded() -> None:
+def test_metadata_with_characters_not_allowed_in_headers_is_encoded() -> None:
     assert encode_metadata("k", ["a b", "c"]) == [("k", "a b"), ("k", "c")]
     assert encode_metadata("k", ["a b", "é%"]) == [("k-encoded", "1"), ("k", "a+b"), ("k", "%C3%A9%25")]
     assert encode_metadata("k", ["a\nb"]) == [("k-encoded", "1"), ("k", "a%0Ab")]

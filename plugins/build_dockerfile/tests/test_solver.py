@@ -76,7 +76,7 @@ async def build(solver: LLBSolver, engine: Engine, definition: ops_pb2.Definitio
 
 
 @trio_test
-async def test_image_is_made_of_from_run_and_copy(engine: Engine) -> None:
+async def test_dockerfile_with_from_run_and_copy_makes_an_image(engine: Engine) -> None:
     engine.write("a.txt", "hello")
     llb = Llb()
     end = llb.copy(llb.run(llb.image(BASE), "write /made yes\necho done"), llb.local(), "/a.txt", "/x/")
@@ -147,7 +147,7 @@ async def test_copy_of_equal_content_is_cached(engine: Engine) -> None:
 
 
 @trio_test
-async def test_large_copy_uses_a_helper(engine: Engine) -> None:
+async def test_large_copy_runs_in_a_helper_process(engine: Engine) -> None:
     for number in range(1200):
         engine.write(f"d/{number}", str(number))
     llb = Llb()
@@ -159,7 +159,7 @@ async def test_large_copy_uses_a_helper(engine: Engine) -> None:
 
 
 @trio_test
-async def test_ignored_cache_runs_the_step_and_its_successors_again(engine: Engine) -> None:
+async def test_step_that_ignores_the_cache_runs_again_with_all_later_steps(engine: Engine) -> None:
     def graph(ignore: bool) -> ops_pb2.Definition:
         llb = Llb()
         return llb.define(llb.run(llb.run(llb.image(BASE), "append /log x", ignore_cache=ignore), "echo after"))
@@ -202,7 +202,7 @@ async def _until(condition: Callable[[], bool]) -> None:
 
 
 @trio_test
-async def test_shared_step_is_cancelled_with_its_last_build(engine: Engine) -> None:
+async def test_shared_step_is_cancelled_when_the_last_build_that_needs_the_step_is_cancelled(engine: Engine) -> None:
     llb = Llb()
     graph = llb.define(llb.run(llb.image(BASE), "wait go"))
     first, second = trio.CancelScope(), trio.CancelScope()
@@ -245,7 +245,7 @@ async def test_independent_steps_run_concurrently(engine: Engine) -> None:
 
 
 @trio_test
-async def test_failed_step_reports_vertex_lines_and_exit_code(engine: Engine) -> None:
+async def test_error_of_a_failed_step_contains_its_vertex_dockerfile_lines_and_exit_code(engine: Engine) -> None:
     llb = Llb()
     output = llb.run(llb.image(BASE), "echo no\nfail 7")
     definition = llb.define(output)
@@ -262,7 +262,7 @@ async def test_failed_step_reports_vertex_lines_and_exit_code(engine: Engine) ->
 
 
 @trio_test
-async def test_failed_vertex_cancels_the_others_of_its_build(engine: Engine) -> None:
+async def test_failed_vertex_cancels_the_other_vertices_of_the_same_build(engine: Engine) -> None:
     llb = Llb()
     base = llb.image(BASE)
     good, bad = llb.run(base, "wait never"), llb.run(base, "wait go\nfail 1")
@@ -417,7 +417,7 @@ async def test_local_directory_in_use_is_not_shared_with_another_build(engine: E
 
 
 @trio_test
-async def test_digests_are_remembered_while_the_state_of_a_directory_is_the_same(engine: Engine) -> None:
+async def test_file_digests_are_reused_until_the_session_reports_another_state_of_the_directory(engine: Engine) -> None:
     llb = Llb()
     graph = llb.define(llb.copy(llb.image(BASE), llb.local(), "/a.txt", "/"))
     engine.session.state = "first"

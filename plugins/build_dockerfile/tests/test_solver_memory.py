@@ -70,7 +70,7 @@ async def test_small_files_of_snapshots_are_read_once(engine: Engine) -> None:
         assert len(mounted) == 5
 
 
-def test_remembered_entries_are_bounded() -> None:
+def test_full_memory_table_drops_the_entry_that_was_not_used_for_longest() -> None:
     table = Remembered[str, int](2)
     table["a"], table["b"] = 1, 2
     assert table["a"] == 1
@@ -79,7 +79,7 @@ def test_remembered_entries_are_bounded() -> None:
 
 
 @trio_test
-async def test_no_build_waits_until_times_of_use_are_written(engine: Engine) -> None:
+async def test_builds_do_not_wait_while_the_times_of_last_use_are_written_to_the_database(engine: Engine) -> None:
     llb = Llb()
     definition = llb.define(llb.run(llb.image(BASE), "write /made yes"))
     async with engine.solver() as solver:

@@ -97,7 +97,7 @@ async def test_directory_of_an_upload_becomes_a_snapshot_if_it_is_the_result(eng
 
 
 @pytest.mark.parametrize("body", [archive({"f": b"short"}), archive({"f": LARGE}, "w:gz")], ids=["short", "compressed"])
-def test_other_archives_are_found_in_the_cache_by_their_content(engine: Engine, body: bytes) -> None:
+def test_short_and_compressed_archives_are_found_in_the_cache_by_their_content(engine: Engine, body: bytes) -> None:
     async def main() -> None:
         async with engine.solver() as solver:
             seen = []
@@ -120,7 +120,7 @@ async def test_archive_that_is_not_unpacked_is_stored(engine: Engine) -> None:
 
 
 @trio_test
-async def test_damaged_archive_is_refused_after_all_of_it_was_read(engine: Engine) -> None:
+async def test_damaged_archive_is_refused_after_the_whole_request_was_read(engine: Engine) -> None:
     """A client may send its whole request before it reads the answer."""
     body = b"other name, so that the checksum is wrong" + archive({"big": LARGE})[41:]
     async with engine.solver() as solver, uploading(body + bytes(8 << 20)) as (build, found):
@@ -158,7 +158,7 @@ async def test_two_readers_of_an_upload_share_its_content(engine: Engine) -> Non
 
 
 @pytest.mark.parametrize("size", [10, 3 << 20], ids=["short", "long"])
-def test_files_of_a_request_are_root_s_and_those_of_other_clients_are_the_archive_s(engine: Engine, size: int) -> None:
+def test_upload_of_a_build_request_belongs_to_root_and_other_uploads_keep_their_owners(engine: Engine, size: int) -> None:
     """Files of a build request belong to root. Files that other clients upload have the owners in the archive."""
     body = archive({"f": bytes(size)})
 

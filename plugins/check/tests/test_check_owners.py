@@ -125,7 +125,9 @@ def test_offline_check_reports_and_repairs_findings(
     assert litter.opened == litter.closed == 3
 
 
-def test_failing_check_is_a_finding(litter: Litter, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_exception_in_a_check_is_reported_as_a_finding(
+    litter: Litter, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     config = config_of(tmp_path)
     trio.run(make_database, config)
     (litter.directory / "broken").touch()
@@ -167,7 +169,7 @@ def test_online_check_ignores_objects_in_use(litter: Litter, tmp_path: Path, mon
 
 
 @pytest.mark.usefixtures("litter")
-def test_only_quarantined_rows_are_dropped(tmp_path: Path) -> None:
+def test_repair_refuses_to_drop_a_row_that_is_not_quarantined(tmp_path: Path) -> None:
     async def main() -> None:
         async with checker_of(config_of(tmp_path)) as checker:
             with pytest.raises(InvalidParameter, match="cannot drop row volumes/x: it is not quarantined"):

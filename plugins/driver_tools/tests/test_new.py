@@ -18,7 +18,7 @@ def test_each_kind_of_driver_has_a_template() -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_project_has_the_name_everywhere(kind: str) -> None:
+def test_new_project_contains_the_driver_name_in_every_place(kind: str) -> None:
     made = project(kind, "my-own2")
     for name, text in made.files.items():
         assert "mydriver" not in name + text.lower(), name
@@ -48,7 +48,7 @@ def test_name_of_an_installed_driver_is_refused(monkeypatch: pytest.MonkeyPatch)
     assert project("volume", "json-file").module == "orlop_volume_json_file"
 
 
-def test_service_is_refused_for_other_kinds() -> None:
+def test_option_service_is_refused_for_drivers_other_than_log_drivers() -> None:
     with pytest.raises(InvalidParameter, match="--service is for log drivers, not for volume drivers"):
         project("volume", "x", service=True)
 

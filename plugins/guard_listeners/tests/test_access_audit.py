@@ -31,7 +31,7 @@ def line(number: int) -> Line:
 
 
 class Disk:
-    """Simulates a disk. While it is full, writes fail with ENOSPC after half of the data, as on a real disk."""
+    """Simulates a disk. While `full` is set, writes fail with ENOSPC after half of the data, as on a real disk."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.full, self.write = False, os.write
@@ -55,7 +55,7 @@ def test_audit_file_is_private_to_root_and_appended_to(tmp_path: Path) -> None:
     file.close()
 
 
-def test_links_and_pipes_are_refused(tmp_path: Path) -> None:
+def test_symlink_or_pipe_as_audit_file_is_refused(tmp_path: Path) -> None:
     (tmp_path / "target").touch()
     (tmp_path / "link").symlink_to("target")
     os.mkfifo(tmp_path / "pipe")
@@ -83,7 +83,7 @@ def test_rotation_keeps_max_file_files(tmp_path: Path) -> None:
     single.close()
 
 
-def test_moved_file_is_created_again(tmp_path: Path) -> None:
+def test_audit_file_that_was_moved_away_is_created_again(tmp_path: Path) -> None:
     path = tmp_path / "audit.log"
     file = AuditFile(str(path), 1 << 20, 2)
     file.append(b"one\n")
@@ -93,7 +93,7 @@ def test_moved_file_is_created_again(tmp_path: Path) -> None:
     file.close()
 
 
-def test_partial_write_is_truncated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_partly_written_audit_line_is_removed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     disk, path = Disk(monkeypatch), tmp_path / "audit.log"
     file = AuditFile(str(path), 1 << 20, 2)
     file.append(b"one whole line\n")
@@ -116,7 +116,7 @@ def run(path: Path, body: Callable[[Audit], Any], **settings: Any) -> None:
     trio.run(main)
 
 
-def test_lines_are_written_after_a_delay_and_at_shutdown(tmp_path: Path) -> None:
+def test_audit_lines_are_written_after_a_delay_and_at_shutdown(tmp_path: Path) -> None:
     path = tmp_path / "audit.log"
 
     async def body(audit: Audit) -> None:
@@ -129,7 +129,7 @@ def test_lines_are_written_after_a_delay_and_at_shutdown(tmp_path: Path) -> None
     assert lines(path)[0]["path"] == "/x\n/y"
 
 
-def test_cancelled_daemon_still_writes_its_lines(tmp_path: Path) -> None:
+def test_cancelled_daemon_still_writes_its_audit_lines(tmp_path: Path) -> None:
     path = tmp_path / "audit.log"
 
     async def main() -> None:
@@ -174,7 +174,9 @@ def test_hanging_disk_does_not_delay_the_shutdown(tmp_path: Path, monkeypatch: p
     assert "the last 1 lines of the audit log may be lost" in caplog.text
 
 
-def test_full_disk_delays_lines_but_loses_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: Any) -> None:
+def test_full_disk_delays_audit_lines_but_loses_no_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: Any
+) -> None:
     disk, path = Disk(monkeypatch), tmp_path / "audit.log"
 
     async def body(audit: Audit) -> None:
@@ -191,7 +193,7 @@ def test_full_disk_delays_lines_but_loses_none(tmp_path: Path, monkeypatch: pyte
     assert "can be written again" in caplog.text
 
 
-def test_lines_over_the_buffer_limit_are_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_audit_lines_over_the_buffer_limit_are_dropped_and_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("orlop_guard_listeners.audit._KEEP", 200)
     disk, path = Disk(monkeypatch), tmp_path / "audit.log"
 

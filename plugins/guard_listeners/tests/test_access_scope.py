@@ -149,7 +149,7 @@ def created(made: LabelScope, **body: Any) -> CreateRequest:
     return trio.run(main)
 
 
-def test_names_in_paths_are_replaced_by_the_checked_id() -> None:
+def test_name_in_the_path_of_a_request_is_replaced_by_the_checked_id() -> None:
     assert judged(judge(), call("/containers/{id}/start", id="mine"), Scope.CONTAINER).params == {"id": "1" * 64}
     assert judged(judge(), call("/networks/{id}", id="mine"), Scope.NETWORK).params == {"id": "n"}
     with pytest.raises(
@@ -190,27 +190,27 @@ def test_host_access_cannot_be_inherited_from_other_containers(host: dict[str, A
     assert [*inherited_access.of_others(cast("Any", OTHERS), HostConfig(**host))] == what
 
 
-def test_references_in_a_create_are_replaced_by_checked_ids() -> None:
+def test_names_in_a_create_request_are_replaced_by_checked_ids() -> None:
     """While an authorization plugin decides, another container may get the name."""
     host = HostConfig(volumes_from=["plain:ro", "hosts"], network_mode="container:plain", pid_mode="container:joined")
     assert not [*inherited_access.of_others(cast("Any", OTHERS), host)]
     assert (host.volumes_from, host.network_mode, host.pid_mode) == (["p:ro", "h"], "container:p", "container:j")
 
 
-def test_closed_scopes_are_refused_and_open_ones_allowed() -> None:
+def test_listener_with_labels_refuses_routes_of_scope_closed_and_allows_routes_of_scope_open() -> None:
     """A listener with labels refuses the routes with the scope CLOSED, and allows the routes with the scope OPEN."""
     with pytest.raises(Denied, match="POST /commit is outside the labels"):
         judged(judge(), call("/commit"), Scope.CLOSED)
     judged(judge(), call("/version"), Scope.OPEN)
 
 
-def test_every_scope_has_a_check() -> None:
+def test_guard_has_a_check_for_every_scope() -> None:
     """The guard has a check for each value of `Scope`."""
     known = {Scope.OPEN, Scope.ABSENT, Scope.CLOSED, *judge()._by_route}
     assert known == set(Scope)
 
 
-def test_lists_are_filtered_by_the_labels() -> None:
+def test_lists_contain_only_objects_with_the_labels() -> None:
     assert judged(judge(), call("/containers/json"), Scope.FILTER).only == (f"{TEAM}=web",)
     before = {"filters": ['{"before":["theirs"]}']}
     with pytest.raises(Denied):
@@ -291,7 +291,7 @@ def test_link_targets_are_replaced_by_ids() -> None:
 
 
 @pytest.mark.parametrize("link", ["theirs:x", "nobody:x"])
-def test_links_of_a_connect_are_checked(link: str) -> None:
+def test_links_in_a_network_connect_request_are_checked(link: str) -> None:
     body = {"Container": "mine", "EndpointConfig": {"Links": [link]}}
     with pytest.raises(Denied, match=f"container {link[:6]}"):
         judged(judge(), call("/networks/{id}/connect", body, id="mine"), Scope.CONNECT)
@@ -299,7 +299,7 @@ def test_links_of_a_connect_are_checked(link: str) -> None:
         created(judge(shared_images=True), Image="plain", HostConfig={"Links": [link]})
 
 
-def test_removed_link_belongs_to_its_parent() -> None:
+def test_client_can_remove_a_link_only_if_the_parent_container_is_in_the_scope() -> None:
     """A client may remove a link (`DELETE /containers/PARENT/ALIAS?link=1`) only if it may access the parent."""
     asked = {"link": ["1"]}
     for text in ("mine/alias", "/mine/alias"):
@@ -310,7 +310,7 @@ def test_removed_link_belongs_to_its_parent() -> None:
         judged(judge(), call("/containers/{id}", query=asked, id="theirs/alias"), Scope.CONTAINER)
 
 
-def test_volume_created_meanwhile_outside_the_scope_is_refused() -> None:
+def test_volume_created_outside_the_scope_after_the_check_is_refused() -> None:
     theirs, mine = (VolumeRecord("v", "local", 0, labels={TEAM: team}) for team in ("db", "web"))
     judge().check_volume(mine, False)
     judge().check_volume(theirs, True)  # of a container that was checked
@@ -329,7 +329,7 @@ def test_anonymous_volume_on_a_host_path_is_refused() -> None:
             judge().check_volume(VolumeRecord("v", "local", 0, options=OF_HOST), anonymous)
 
 
-def test_all_labels_of_a_listener_are_required() -> None:
+def test_object_is_in_the_scope_only_with_all_labels_of_the_listener() -> None:
     """An object with one of two labels is outside the scope."""
     made = judge(f"{TEAM}=web", "com.example.env")
     assert made.matches({TEAM: "web", "com.example.env": "test", "more": ""})
@@ -344,7 +344,7 @@ def test_all_labels_of_a_listener_are_required() -> None:
         judged(made, call("/networks/{id}", id="mine"), Scope.NETWORK)
 
 
-def test_images_need_the_label_unless_they_are_shared() -> None:
+def test_images_need_the_label_unless_shared_images_is_set() -> None:
     with pytest.raises(Denied, match="image plain is outside"):
         created(judge(), Image="plain")
     judged(judge(shared_images=True), call("/images/create", query={"fromImage": ["x"]}), Scope.PULL)
@@ -353,7 +353,7 @@ def test_images_need_the_label_unless_they_are_shared() -> None:
             judged(made, call("/images/create", query=query), Scope.PULL)
 
 
-def test_each_image_of_a_push_needs_the_label_unless_they_are_shared() -> None:
+def test_push_needs_the_label_on_each_image_unless_shared_images_is_set() -> None:
     for name in ("plain", "both"):
         with pytest.raises(Denied, match="image plain is outside"):
             judged(judge(), call("/images/{name}/push", name=name), Scope.PUSH)
@@ -361,7 +361,7 @@ def test_each_image_of_a_push_needs_the_label_unless_they_are_shared() -> None:
     judged(judge(), call("/images/{name}/push", name="ours"), Scope.PUSH)
 
 
-def test_label_without_a_value_must_be_present() -> None:
+def test_create_request_must_contain_a_listener_label_that_has_no_value() -> None:
     made = judge(TEAM, shared_images=True)
     assert created(made, Image="plain", Labels={TEAM: "any"}).labels == {TEAM: "any"}
     with pytest.raises(Denied, match="a container with these labels is outside"):
@@ -371,7 +371,7 @@ def test_label_without_a_value_must_be_present() -> None:
     created(judge(shared_images=True), Image="plain", HostConfig={"Binds": ["new:/d", "mine:/m", "/anonymous"]})
 
 
-def test_an_exec_belongs_to_its_container() -> None:
+def test_client_can_use_an_exec_only_if_its_container_is_in_the_scope() -> None:
     """A client may use an exec only if it may access the container of the exec."""
     judged(judge(), call("/exec/{id}/start", id="mine"), Scope.EXEC)
     with pytest.raises(Denied, match="container theirs is outside"):
@@ -387,7 +387,7 @@ def test_an_exec_is_created_in_a_container_of_the_scope_without_privileges() -> 
         judged(judge(), call("/containers/{id}/exec", {"Privileged": True}, id="mine"), Scope.EXEC_CREATE)
 
 
-def test_an_image_by_name_needs_the_label() -> None:
+def test_image_requested_by_name_needs_the_label() -> None:
     judged(judge(), call("/images/{name}/json", name="ours"), Scope.IMAGE)
     with pytest.raises(Denied, match="image plain is outside"):
         judged(judge(), call("/images/{name}/json", name="plain"), Scope.IMAGE)
@@ -395,7 +395,7 @@ def test_an_image_by_name_needs_the_label() -> None:
         judged(judge(), call("/images/{name}/json", name="mixed"), Scope.IMAGE)
 
 
-def test_only_named_volumes_must_exist_in_a_scope_without_values() -> None:
+def test_named_volume_must_exist_if_the_listener_label_has_no_value() -> None:
     """Labels without a value cannot be added to new volumes, so a named volume must exist already."""
     mounts = [{"Type": "volume", "Target": "/d"}, {"Type": "bind", "Source": "/etc", "Target": "/e"}]
     made = judge(TEAM, shared_images=True)
@@ -406,7 +406,7 @@ def test_only_named_volumes_must_exist_in_a_scope_without_values() -> None:
             created(made, Image="plain", Labels={TEAM: "web"}, HostConfig={**named, "NetworkMode": "mine"})
 
 
-def test_name_of_a_volume_outside_the_scope_cannot_be_used_for_a_new_one() -> None:
+def test_listener_cannot_create_a_volume_with_the_name_of_a_volume_outside_its_labels() -> None:
     asked = judged(judge(), call("/volumes/create", {"Name": "new"}), Scope.NEW_VOLUME)
     assert isinstance(asked.body, VolumeCreateRequest)
     assert asked.body.labels == {TEAM: "web"}
@@ -415,7 +415,7 @@ def test_name_of_a_volume_outside_the_scope_cannot_be_used_for_a_new_one() -> No
         judged(judge(), call("/volumes/create", {"Name": "theirs"}), Scope.NEW_VOLUME)
 
 
-def test_containers_are_in_the_scope_by_their_labels() -> None:
+def test_scope_contains_only_containers_with_the_labels() -> None:
     engine = SimpleNamespace(
         containers=SimpleNamespace(index=SimpleNamespace(by_id={"1": MINE, "2": container("2", **{TEAM: "db"})}))
     )

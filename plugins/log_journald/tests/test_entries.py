@@ -12,11 +12,11 @@ from orlop_sdk.logsending import LogLine, Part
 INFO = LogInfo("0123456789ab" * 5, "/web", "sha256:1", "busybox", "sh", "now", "", labels={"_odd.x": "a\nb"})
 
 
-def test_names_of_fields_have_allowed_characters() -> None:
+def test_field_names_contain_only_characters_that_journald_allows() -> None:
     assert [field_name(text) for text in ("mode", "_odd.x-y", "__", "\u00e4")] == ["MODE", "ODD_X_Y", "", ""]
 
 
-def test_value_that_is_not_text_has_its_length() -> None:
+def test_value_that_is_not_utf8_is_sent_with_its_length() -> None:
     entry = Entries({}).encode(LogLine("stdout", b"\xff", 0))
     assert entry.endswith(b"MESSAGE\n\x01\0\0\0\0\0\0\0\xff\n")
 
@@ -32,7 +32,7 @@ def test_parts_of_a_long_line_are_numbered() -> None:
     assert [b"CONTAINER_LOG_ORDINAL=%d\n" % number in data for number, data in ((1, first), (2, last))] == [True, True]
 
 
-def test_entry_that_is_too_long_for_a_datagram_is_a_sealed_file(tmp_path: Path) -> None:
+def test_entry_that_is_too_long_for_a_datagram_is_sent_as_a_sealed_memfd(tmp_path: Path) -> None:
     path = str(tmp_path / "s")
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as journal:
         journal.bind(path)

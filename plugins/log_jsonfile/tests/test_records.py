@@ -46,11 +46,11 @@ def go_escape(data: bytes) -> bytes:
 
 
 @given(st.one_of(st.binary(), st.text().map(str.encode), st.text(alphabet='\\"<>&?\n\r\t\0\x7f\u2028é').map(str.encode)))
-def test_text_is_escaped_like_in_go(data: bytes) -> None:
+def test_text_is_escaped_as_by_go(data: bytes) -> None:
     assert escape(data) == go_escape(data)
 
 
-def test_all_bytes_and_long_runs_are_escaped_like_go() -> None:
+def test_each_byte_value_and_long_runs_are_escaped_as_by_go() -> None:
     for code in range(256):
         for count in (1, 63, 64, 65, 200):
             data = b"a" + bytes([code]) * count + b"b"
@@ -75,7 +75,7 @@ def test_records_equal_those_of_dockerd() -> None:
         assert encode(LogBlock("stdout", data, NS)) == b'{"log":"' + log + b'",' + tail
 
 
-def test_block_equals_its_records_encoded_one_by_one() -> None:
+def test_encoded_block_of_lines_equals_the_lines_encoded_one_by_one() -> None:
     encode = JsonEncoder({})
     lines = [b"one\n", b"\n", b'"two"\n', b"\xff\n"]
     whole = encode(LogBlock("stderr", b"".join(lines), NS))
@@ -89,7 +89,7 @@ def test_partial_record_has_no_newline() -> None:
 
 
 @given(st.lists(st.binary(max_size=30).map(lambda text: text.replace(b"\n", b"")), min_size=1, max_size=10))
-def test_decoded_records_equal_the_encoded_up_to_invalid_utf8(lines: list[bytes]) -> None:
+def test_decoded_records_equal_the_encoded_records_except_for_invalid_utf8(lines: list[bytes]) -> None:
     data = JsonEncoder({"a": "b"})(LogBlock("stdout", b"".join(line + b"\n" for line in lines), NS))
     records = JsonRecords().decode(data)
     want = [json.loads(b'"%b"' % go_escape(line)).encode() + b"\n" for line in lines]
@@ -120,7 +120,7 @@ def test_record_without_log_is_empty() -> None:
 
 
 @given(st.lists(st.integers(0, 40), max_size=40), st.integers(0, 45), st.booleans())
-def test_last_records_are_counted_from_the_end(lengths: list[int], count: int, torn: bool) -> None:
+def test_last_records_of_a_log_are_found_from_its_end(lengths: list[int], count: int, torn: bool) -> None:
     data = b"".join(b"x" * length + b"\n" for length in lengths) + (b"torn" if torn else b"")
     fd = os.memfd_create("log")
     try:

@@ -54,7 +54,7 @@ def test_encoded_records_are_decoded_unchanged(some: list[LogBlock], attributes:
 
 
 @given(st.data())
-def test_complete_length_ends_at_a_frame(data: st.DataObject) -> None:
+def test_complete_length_of_cut_data_is_the_end_of_the_last_whole_frame(data: st.DataObject) -> None:
     frames = [frame(number) for number in range(5)]
     whole = b"".join(frames)
     cut = data.draw(st.integers(0, len(whole)))
@@ -64,7 +64,7 @@ def test_complete_length_ends_at_a_frame(data: st.DataObject) -> None:
 
 
 @given(st.data())
-def test_changed_byte_loses_one_frame(data: st.DataObject) -> None:
+def test_one_changed_byte_damages_only_one_frame(data: st.DataObject) -> None:
     whole = bytearray(b"".join(frame(number) for number in range(6)))
     at = data.draw(st.integers(0, len(whole) - 1))
     whole[at] ^= data.draw(st.integers(1, 255))

@@ -25,7 +25,7 @@ def context(tmp_path: Path) -> ssl.SSLContext:
     return made
 
 
-def test_name_in_the_certificate_is_that_of_the_option(context: ssl.SSLContext, tmp_path: Path) -> None:
+def test_certificate_must_contain_the_name_in_the_option_splunk_caname(context: ssl.SSLContext, tmp_path: Path) -> None:
     """The certificate of the service must contain the name in the option `splunk-caname`, not the name of the host."""
     with RecordingService("tcp", answer=lambda data: (len(data), OK), secured=context) as service:
         url = service.address.replace("tcp://127.0.0.1", "https://localhost")

@@ -55,7 +55,7 @@ def test_changed_subnet_is_replaced_when_the_daemon_starts() -> None:
     in_own_network(main)
 
 
-def test_bridge_is_taken_over_by_a_new_data_root() -> None:
+def test_new_data_root_takes_over_an_existing_bridge() -> None:
     async def main() -> None:
         driver = BridgeDriver(CONTEXT)
         await driver.create_network(NETWORK)
@@ -72,7 +72,7 @@ def test_bridge_is_taken_over_by_a_new_data_root() -> None:
     in_own_network(main)
 
 
-def test_table_of_another_version_is_replaced() -> None:
+def test_nftables_table_of_another_version_is_replaced() -> None:
     async def main() -> None:
         run(
             "nft",
@@ -89,7 +89,7 @@ def test_table_of_another_version_is_replaced() -> None:
     in_own_network(main)
 
 
-def test_invalid_network_does_not_affect_others() -> None:
+def test_invalid_network_does_not_affect_other_networks() -> None:
     async def main() -> None:
         driver = BridgeDriver(CONTEXT)
         sick = NetworkSpec(id="b" * 64, name="sick", subnets=(Subnet("10.212.0.0/16", "10.212.0.1"),))
@@ -110,7 +110,7 @@ def test_invalid_network_does_not_affect_others() -> None:
     in_own_network(main)
 
 
-def test_earlier_rules_are_removed_without_iptables() -> None:
+def test_nftables_rules_are_removed_after_iptables_was_disabled() -> None:
     async def main() -> None:
         driver = BridgeDriver(CONTEXT)
         await driver.create_network(NETWORK)
@@ -127,7 +127,7 @@ def test_earlier_rules_are_removed_without_iptables() -> None:
     in_own_network(main)
 
 
-def test_taken_link_names_are_refused() -> None:
+def test_bridge_name_that_another_link_or_network_uses_is_refused() -> None:
     async def main() -> None:
         driver = BridgeDriver(CONTEXT)
         run("ip", "link", "add", "orlt0", "type", "veth", "peer", "name", "orlt1")

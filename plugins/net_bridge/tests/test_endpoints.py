@@ -82,7 +82,7 @@ def on_host(body: Callable[[Host], None], bridge: Bridge = BRIDGE) -> None:
     in_own_network(main)
 
 
-def test_half_made_links_are_recognized_after_a_crash() -> None:
+def test_partly_created_links_are_recognized_after_a_crash() -> None:
     """A link that was made before a crash, but has no alias yet, is recognized by its group. A bridge is adopted, or removed
     as stray."""
 
@@ -135,7 +135,7 @@ def test_attach_configures_both_ends_of_the_link() -> None:
     on_host(body)
 
 
-def test_link_gets_no_ipv6_and_no_default_route_unless_requested() -> None:
+def test_link_has_no_ipv6_and_no_default_route_unless_requested() -> None:
     def body(host: Host) -> None:
         host.links.connect(host.endpoint(FOUR, default_route=False), BRIDGE)
         with host.inside():
@@ -178,7 +178,7 @@ def test_default_route_moves_between_links() -> None:
     on_host(body)
 
 
-def test_ports_are_isolated_without_icc() -> None:
+def test_bridge_ports_are_isolated_if_icc_is_disabled() -> None:
     bridge = msgspec.structs.replace(BRIDGE, icc=False)
 
     def body(host: Host) -> None:
@@ -194,7 +194,7 @@ def test_ports_are_isolated_without_icc() -> None:
     on_host(body, bridge)
 
 
-def test_silenced_port_is_disabled_until_it_is_removed() -> None:
+def test_silenced_bridge_port_is_disabled_until_its_removal() -> None:
     def body(host: Host) -> None:
         name, _ = host.links.connect(host.endpoint(FOUR), BRIDGE)
         host.links.silence(name)
@@ -208,7 +208,7 @@ def test_silenced_port_is_disabled_until_it_is_removed() -> None:
     on_host(body)
 
 
-def test_port_that_cannot_be_silenced_is_removed() -> None:
+def test_bridge_port_that_cannot_be_silenced_is_removed() -> None:
     def body(host: Host) -> None:
         name, _ = host.links.connect(host.endpoint(FOUR), BRIDGE)
         run("ip", "link", "set", name, "nomaster")
@@ -227,7 +227,7 @@ def test_endpoint_of_an_earlier_attempt_is_replaced() -> None:
     on_host(body)
 
 
-def test_link_name_used_by_the_container_is_refused() -> None:
+def test_connect_fails_if_the_container_has_a_link_with_the_same_name() -> None:
     def body(host: Host) -> None:
         with host.inside():
             run("ip", "link", "add", "eth0", "type", "bridge")
@@ -258,7 +258,7 @@ def test_failed_attach_leaves_nothing() -> None:
     on_host(body)
 
 
-def test_refused_address_keeps_the_default_route() -> None:
+def test_failed_connect_keeps_the_default_route_of_the_container() -> None:
     def body(host: Host) -> None:
         with host.inside():
             run("ip", "link", "add", "other0", "up", "type", "bridge")

@@ -16,10 +16,10 @@ assert "pyroute2.ndb" in sys.modules
 """
 
 
-def test_needed_modules_are_imported_first_and_others_on_demand():
+def test_needed_pyroute2_modules_are_imported_first_and_other_modules_on_demand():
     subprocess.run([sys.executable, "-W", "error", "-c", PROGRAM], check=True, timeout=60)
 
 
-def test_package_that_is_already_imported_is_unchanged():
+def test_pyroute2_that_is_already_imported_is_unchanged():
     program = "import pyroute2; before = pyroute2.NDB; import orlop_net_bridge._links; assert pyroute2.NDB is before"
     subprocess.run([sys.executable, "-W", "error", "-c", program], check=True, timeout=60)

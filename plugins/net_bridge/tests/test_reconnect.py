@@ -10,7 +10,7 @@ from orlop_net_bridge._audit import Wanted
 from orlop_net_bridge.driver import _reachable
 
 
-def test_ended_containers_are_not_reconnected(tmp_path: Path) -> None:
+def test_endpoints_of_ended_containers_are_not_connected_again_at_start(tmp_path: Path) -> None:
     """Their network namespaces no longer exist, and an attempt would log an error for each container."""
     (tmp_path / "living").touch()
     endpoints = [(SimpleNamespace(netns=str(tmp_path / name)), name) for name in ("ended", "living")]
