@@ -39,7 +39,7 @@ def engine() -> Iterator[Engine]:
 
 @asynccontextmanager
 async def frontend(engine: Engine) -> AsyncIterator[tuple[Frontend, str]]:
-    """A frontend, and the name of busybox's files."""
+    """A frontend, and the ID of a reference to the files of busybox."""
     with trio.fail_after(patience(120)):
         async with (
             ProtocolClient.opened(engine) as client,
@@ -76,7 +76,7 @@ async def two_processes(found: Frontend, ref: str, processes: Processes) -> None
     await trio.to_thread.run_sync(lambda: until(lambda: len(sleeping()) == 2, "both processes"))
 
 
-def test_number_of_containers_is_limited(engine: Engine) -> None:
+def test_frontend_cannot_have_more_than_32_containers(engine: Engine) -> None:
     async def main() -> None:
         async with frontend(engine) as (found, ref):
             for number in range(32):
@@ -96,7 +96,7 @@ def test_number_of_containers_is_limited(engine: Engine) -> None:
     nothing_left(engine)
 
 
-def test_number_of_processes_is_limited(engine: Engine) -> None:
+def test_frontend_cannot_run_more_than_64_processes(engine: Engine) -> None:
     async def main() -> None:
         async with frontend(engine) as (found, ref):
             await found.new("c", ref)
@@ -118,7 +118,7 @@ def snapshots(engine: Engine) -> set[str]:
 
 
 async def kept(found: Frontend) -> dict[str, list[str]]:
-    """Run a command that fails. Returns the names that the error has for the values of the command."""
+    """Run a command that fails. Returns the IDs of its inputs and mounts, which the error contains."""
     failing = executing("sh", "-c", "echo written > /made; exit 3", meta={"cwd": "/tmp"})
     request = pb.SolveRequest(Definition=failing, allowResultReturn=True, allowResultArrayRef=True, Evaluate=True)
     with pytest.raises(RpcError, match="exit code: 3") as caught:
@@ -128,7 +128,7 @@ async def kept(found: Frontend) -> dict[str, list[str]]:
     return parsed
 
 
-def test_files_of_failed_commands_are_kept_for_containers(engine: Engine) -> None:
+def test_frontend_can_start_a_container_on_the_files_of_a_failed_command(engine: Engine) -> None:
     before = snapshots(engine)
 
     async def main() -> None:
@@ -151,7 +151,7 @@ def test_files_of_failed_commands_are_kept_for_containers(engine: Engine) -> Non
     until(lambda: snapshots(engine) == before, "the removal of the kept files")
 
 
-def test_release_kills_the_processes_of_a_container(engine: Engine) -> None:
+def test_release_of_a_container_kills_its_processes(engine: Engine) -> None:
     async def main() -> None:
         async with frontend(engine) as (found, ref), found.processes() as processes:
             await two_processes(found, ref, processes)
@@ -171,7 +171,7 @@ def test_release_kills_the_processes_of_a_container(engine: Engine) -> None:
 
 
 @pytest.mark.parametrize("how", ["stream", "build", "client", "builder"])
-def test_container_ends_with_its_owner(engine: Engine, how: str) -> None:
+def test_processes_of_a_container_are_killed_when_its_client_build_or_builder_ends(engine: Engine, how: str) -> None:
     async def main() -> None:
         async with frontend(engine) as (found, ref), found.processes() as processes:
             await two_processes(found, ref, processes)
@@ -192,7 +192,7 @@ def test_container_ends_with_its_owner(engine: Engine, how: str) -> None:
     nothing_left(engine)
 
 
-def test_containers_end_with_the_daemon() -> None:
+def test_processes_of_frontend_containers_are_killed_when_the_daemon_is_killed() -> None:
     made = Engine({"shutdown-timeout": 3})
     made.start()
     made.load()
@@ -214,7 +214,7 @@ def test_containers_end_with_the_daemon() -> None:
         assert made.close() == []
 
 
-def test_output_that_is_not_read_takes_no_memory(engine: Engine) -> None:
+def test_unread_output_of_a_process_is_not_kept_in_memory(engine: Engine) -> None:
     """The process writes 200 MB, and the client reads nothing."""
     assert engine.process is not None
     daemon = engine.process.pid
@@ -257,7 +257,7 @@ def _written(engine: Engine) -> int:
     return max(found)
 
 
-def test_input_that_is_not_read_takes_no_memory(engine: Engine) -> None:
+def test_unread_input_of_a_process_is_not_kept_in_memory(engine: Engine) -> None:
     """The client sends 100 MB to a process that reads nothing, and waits. The release of the container ends the wait."""
     assert engine.process is not None
     daemon = engine.process.pid

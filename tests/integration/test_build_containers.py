@@ -55,7 +55,7 @@ def ask(clients: Clients, *steps: dict[str, Any]) -> None:
 
 
 def same(clients: Clients, *steps: dict[str, Any], options: tuple[str, ...] = ()) -> dict[str, Any]:
-    """The report (the end of each process, by name). The reports with both engines must be equal."""
+    """The result of each process, by name. dockerd and Orlop must give equal results."""
     ask(clients, *steps)
     found: Any = clients.same(lambda each: result(each, *options))
     return {each["process"]: each for each in found if "process" in each}
@@ -67,7 +67,7 @@ def mine(clients: Clients, *steps: dict[str, Any]) -> list[Any]:
     return found
 
 
-def test_processes_have_streams_and_exit_codes(clients: Clients) -> None:
+def test_frontend_gets_the_output_and_the_exit_code_of_each_process(clients: Clients) -> None:
     found = same(
         clients,
         NEW,
@@ -89,7 +89,7 @@ def test_processes_have_streams_and_exit_codes(clients: Clients) -> None:
     assert found["r"]["exit"] == [0, ""]
 
 
-def test_terminal_has_a_size_and_takes_input(clients: Clients) -> None:
+def test_terminal_of_a_process_can_be_resized_and_passes_input(clients: Clients) -> None:
     sized = 'while [ "$(stty size 2>/dev/null)" != "33 77" ]; do sleep 0.05; done; '
     sized += "echo ready; read x; echo $TERM $x; tty; exit 3"
     again = sized.replace("33 77", "44 88").replace("exit 3", "exit 0")
@@ -111,7 +111,7 @@ def test_terminal_has_a_size_and_takes_input(clients: Clients) -> None:
     assert found["q"]["out"].endswith("xterm other\r\n/dev/pts/1\r\n")
 
 
-def test_signals_reach_the_process(clients: Clients) -> None:
+def test_process_gets_the_signals_that_the_frontend_sends(clients: Clients) -> None:
     waiting = "trap 'echo hup; exit 9' HUP; trap 'echo usr; exit 0' USR1; echo ready; while :; do sleep 0.05; done"
     found = same(
         clients,
@@ -133,7 +133,7 @@ def test_signals_reach_the_process(clients: Clients) -> None:
     assert ends[3] == {"error": 3, "message": "invalid signal: NOTHING"}
 
 
-def test_other_processes_end_with_the_first(clients: Clients) -> None:
+def test_all_processes_of_a_container_end_when_its_first_process_exits(clients: Clients) -> None:
     found = same(
         clients,
         NEW,
@@ -192,7 +192,7 @@ def test_processes_that_cannot_start_are_reported(clients: Clients) -> None:
     assert ends[3]["error"] == 5
 
 
-def test_mounts_have_the_files_of_references(clients: Clients) -> None:
+def test_container_sees_the_files_of_its_mounts(clients: Clients) -> None:
     secret = clients.orlop.directory.parent / "secret"
     secret.write_text("of the client")
     root = {"dest": "/", "run": "mkdir /made; echo a > /made/a; echo b > /made/b"}

@@ -75,8 +75,8 @@ def test_build_uses_the_token_service_of_a_registry(both: Clients, tmp_path: Pat
 
 
 @pytest.mark.parametrize("by_client", [True, False])
-def test_client_asks_the_token_service_unless_it_refuses(both: Clients, tmp_path: Path, by_client: bool) -> None:
-    """The daemon then does not see the client's password."""
+def test_daemon_requests_registry_tokens_only_if_the_client_does_not(both: Clients, tmp_path: Path, by_client: bool) -> None:
+    """If the client requests the token, the daemon does not see the client's password."""
     with with_tokens(tmp_path) as (registry, service):
         orlop = both.orlop
         orlop.env["BUILDKIT_NO_CLIENT_TOKEN"] = "" if by_client else "1"

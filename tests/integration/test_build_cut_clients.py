@@ -38,12 +38,12 @@ def cut_sample(cutter: Cutter, name: str) -> None:
 
 
 @pytest.mark.parametrize("export", EXPORTS)
-def test_build_ends_when_its_client_is_gone(cutter: Cutter, export: str) -> None:
+def test_buildx_build_ends_when_its_client_disconnects(cutter: Cutter, export: str) -> None:
     cut_sample(cutter, export)
 
 
 @pytest.mark.parametrize("context", CONTEXTS)
-def test_request_ends_when_its_client_is_gone(cutter: Cutter, context: str) -> None:
+def test_classic_build_ends_when_its_client_disconnects(cutter: Cutter, context: str) -> None:
     requests = RequestCutter(cutter.engine)
     assert b"Successfully tagged cut:1" in requests.cut(context)[0]
     cut_sample(requests, context)

@@ -29,7 +29,7 @@ def build(engine: Engine, dockerfile: str, *argv: str, context: Path | None = No
     return engine.docker("buildx", "build", "--progress=plain", *argv, *arguments, stdin=dockerfile, seconds=120)
 
 
-def test_export_to_a_full_disk_names_the_cause(full: Full) -> None:
+def test_failed_export_to_a_full_disk_reports_that_no_space_is_left(full: Full) -> None:
     """An export that must store files on the disk fails; an export that only reads succeeds. The cache and the images
     stay."""
     engine, fill = full
@@ -69,8 +69,8 @@ def test_export_to_a_full_disk_names_the_cause(full: Full) -> None:
     nothing_left(engine)
 
 
-def test_upload_to_a_full_disk_is_repeated_with_space(full: Full, tmp_path: Path) -> None:
-    """When there is space, the client sends the context again. Only then is the context complete."""
+def test_context_is_uploaded_again_after_the_disk_was_full(full: Full, tmp_path: Path) -> None:
+    """After space is freed, the client uploads the context again, and all files arrive."""
     engine, fill = full
     context = tmp_path / "context"
     context.mkdir()

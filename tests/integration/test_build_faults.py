@@ -143,7 +143,7 @@ def watched(engine: Engine, files: int = 0) -> Iterator[Watched]:
 # --- steps ------------------------------------------------------------------------------------------------------------
 
 
-def test_thousand_children_of_a_step_end_with_it(engine: Engine) -> None:
+def test_thousand_children_of_a_build_step_are_killed_when_its_command_exits(engine: Engine) -> None:
     """The step's command does not wait for all its children."""
     script = "for i in $(seq 1000); do sleep 51337 & done; echo forked; exit 3"
     with watched(engine):
@@ -185,7 +185,7 @@ HOSTILE: dict[str, tuple[Entry, ...]] = {
 
 
 @pytest.mark.parametrize("name", HOSTILE)
-def test_hostile_contexts_do_not_reach_the_host(engine: Engine, name: str) -> None:
+def test_hostile_contexts_cannot_read_or_write_files_of_the_host(engine: Engine, name: str) -> None:
     """A hostile context is refused or stays contained; no file of the host is read or written."""
     with watched(engine):
         body = context("FROM busybox\nCOPY . /c\nRUN find /c | wc -l; cat /c/h 2>/dev/null || true\n", *HOSTILE[name])
@@ -218,7 +218,7 @@ def test_context_of_many_files_takes_bounded_memory(fresh: Callable[..., Engine]
     assert "20001" in said and "Successfully built" in said, said[-500:]
 
 
-def test_client_that_never_ends_its_context_delays_nobody(engine: Engine) -> None:
+def test_client_that_sends_an_incomplete_context_does_not_delay_other_clients(engine: Engine) -> None:
     """The client disconnects in the end. A client that sends nothing is tested, too."""
     body = context("FROM busybox\nCOPY f /f\n", entry("f", b"x" * 300_000))
     with watched(engine):
@@ -247,7 +247,7 @@ DOCKERFILES: dict[str, str] = {
 
 
 @pytest.mark.parametrize("name", DOCKERFILES)
-def test_hostile_dockerfiles_end_in_bounded_time(engine: Engine, name: str) -> None:
+def test_builds_of_hostile_dockerfiles_end_in_bounded_time(engine: Engine, name: str) -> None:
     """Any answer is accepted, as long as it comes in time."""
     began = time.monotonic()
     watching = Watched(engine)
@@ -270,7 +270,7 @@ def hung_registry() -> Iterator[str]:
         yield f"127.0.0.1:{server.getsockname()[1]}"
 
 
-def test_build_at_a_hung_registry_ends_with_its_client(engine: Engine) -> None:
+def test_build_that_waits_for_a_hung_registry_ends_when_its_client_is_interrupted(engine: Engine) -> None:
     """The registry accepts connections and never answers."""
     with hung_registry() as host, watched(engine):
         child = subprocess.Popen(

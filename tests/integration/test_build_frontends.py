@@ -50,7 +50,7 @@ def test_frontend_image_builds_an_image(clients: Clients) -> None:
         assert each.ok("run", "--rm", "--network=none", "tb-made").out == "by the frontend\n"
 
 
-def test_frontend_reads_files_of_references(clients: Clients) -> None:
+def test_frontend_can_list_and_read_the_files_of_a_result(clients: Clients) -> None:
     script = "mkdir /dir; cd /dir; echo 0123456789 > a.txt; echo b > b; ln -s b link; chmod 640 b; chown 3:4 a.txt"
     asks(clients, "look", run=script)
     found = []
@@ -92,7 +92,7 @@ def test_frontend_returns_one_image_per_platform(clients: Clients) -> None:
     assert found[1][0] == {"linux/amd64": "amd64 given\n", "linux/arm64": "arm64 given\n"}
 
 
-def test_frontend_can_solve_with_another_frontend(clients: Clients) -> None:
+def test_frontend_can_call_another_frontend(clients: Clients) -> None:
     asks(clients, "forward", to="dockerfile.v0", options={"filename": "Other", "target": "wanted"})
     clients.write("Other", "FROM busybox AS wanted\nRUN echo nested > /made\nCMD cat /made\nFROM busybox\nRUN exit 1\n")
     for each in clients:
@@ -101,21 +101,21 @@ def test_frontend_can_solve_with_another_frontend(clients: Clients) -> None:
         assert each.ok("run", "--rm", "--network=none", "tb-nested").out == "nested\n"
 
 
-def test_failure_of_a_nested_frontend_shows_its_lines(clients: Clients) -> None:
+def test_error_of_a_nested_frontend_contains_the_exit_code_of_the_failed_step(clients: Clients) -> None:
     asks(clients, "forward", to="dockerfile.v0", options={"filename": "Other"})
     clients.write("Other", "FROM busybox\nRUN exit 7\n")
     for each in clients:
         assert "exit code: 7" in each.build(".").err
 
 
-def test_syntax_can_be_given_as_a_build_argument(clients: Clients) -> None:
+def test_frontend_image_can_be_given_as_a_build_argument(clients: Clients) -> None:
     clients.write("Dockerfile", f"first line\n{json.dumps({'do': 'build', 'run': 'echo argument > /made'})}\n")
     for each in clients:
         each.ok("build", "--build-arg", f"BUILDKIT_SYNTAX={IMAGE}", "-t", "tb-argument", ".")
         assert each.ok("run", "--rm", "--network=none", "tb-argument").out == "argument\n"
 
 
-def test_bake_contexts_are_inputs_of_a_frontend(clients: Clients) -> None:
+def test_frontend_gets_the_contexts_of_a_bake_target_as_inputs(clients: Clients) -> None:
     asks(clients, "inputs")
     clients.write(
         "docker-bake.hcl",
@@ -128,7 +128,7 @@ def test_bake_contexts_are_inputs_of_a_frontend(clients: Clients) -> None:
         assert each.ok("run", "--rm", "--network=none", "tb-bake-b").out == "bake\n"
 
 
-def test_missing_capability_of_a_frontend_is_explained(clients: Clients) -> None:
+def test_error_explains_that_a_frontend_lacks_a_capability(clients: Clients) -> None:
     """The error names the capability, and the client explains it."""
     asks(clients, "build", run="true")
     clients.write("Dockerfile", (clients.orlop.directory / "Dockerfile").read_text().replace(IMAGE, "tb-plain"))
@@ -150,25 +150,25 @@ def test_errors_of_frontends_are_shown(clients: Clients) -> None:
     assert "ended without a result" in error(clients.orlop)
 
 
-def test_missing_frontend_image_is_named(clients: Clients) -> None:
+def test_error_contains_the_name_of_a_missing_frontend_image(clients: Clients) -> None:
     clients.write("Dockerfile", "# syntax=localhost:1/none\nFROM busybox\n")
     for each in clients:
         assert "localhost:1/none" in each.build(".").err
 
 
-def test_builtin_dockerfile_frontend_is_used_and_named(clients: Clients) -> None:
+def test_builtin_dockerfile_frontend_is_used_instead_of_a_docker_dockerfile_image(clients: Clients) -> None:
     clients.write("Dockerfile", "# syntax=docker/dockerfile:1.7-labs\nFROM busybox\nRUN true\n")
     result = clients.orlop.build(".")
     assert result.code == 0, result.err
     assert "docker/dockerfile:1.7-labs is not pulled: the Dockerfile frontend is part of Orlop" in result.err
 
 
-def test_frontend_that_requests_itself_is_stopped(clients: Clients) -> None:
+def test_frontend_that_calls_itself_recursively_is_stopped(clients: Clients) -> None:
     asks(clients, "broken", how="recursion")
     assert "cannot run more than 8 frontends at the same time" in clients.orlop.build(".").err
 
 
-def test_frontend_with_a_broken_protocol_fails_the_build(clients: Clients) -> None:
+def test_build_fails_if_its_frontend_violates_the_protocol(clients: Clients) -> None:
     asks(clients, "broken", how="garbage", sleep=1)
     assert "frontend" in error(clients.orlop)
 
@@ -185,7 +185,7 @@ def processes(engine: Engine, image: str = "/program.py") -> list[int]:
     return found
 
 
-def test_an_interrupted_build_ends_its_frontend(clients: Clients, shared: Engine) -> None:
+def test_frontend_is_killed_when_its_build_is_interrupted(clients: Clients, shared: Engine) -> None:
     asks(clients, "broken", how="hang")
     child = clients.orlop.start("build", "--progress=plain", ".")
     assert child.stdout is not None
@@ -201,7 +201,7 @@ def test_an_interrupted_build_ends_its_frontend(clients: Clients, shared: Engine
     shared.until_sound()
 
 
-def test_frontend_that_keeps_running_after_its_result_is_ended(clients: Clients, shared: Engine) -> None:
+def test_frontend_that_keeps_running_after_it_has_returned_a_result_is_killed(clients: Clients, shared: Engine) -> None:
     asks(clients, "broken", how="linger")
     result = clients.orlop.build("-t", "tb-lingered", ".")
     assert result.code == 0, result.err

@@ -76,7 +76,7 @@ def attachments(client: Client) -> list[tuple[str, pb.Descriptor, Any]]:
     return trio.run(main)
 
 
-def test_record_of_a_build_has_the_provenance_that_dockerd_records(clients: Clients) -> None:
+def test_build_record_has_the_same_provenance_as_in_dockerd(clients: Clients) -> None:
     clients.write("file", "x")
     clients.write("Dockerfile", "FROM busybox\nRUN echo a > /b\nCOPY file /\n")
     shapes = []

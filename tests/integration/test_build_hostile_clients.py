@@ -288,7 +288,7 @@ ENDLESS: dict[str, tuple[ops_pb2.Definition, Mapping[str, Handler]]] = {
 }
 
 
-def test_hostile_session_fails_its_build(engine: Engine) -> None:
+def test_build_with_a_hostile_client_session_fails(engine: Engine) -> None:
     found: dict[str, str] = {}
 
     async def work(client: ProtocolClient, session: str) -> None:
@@ -318,7 +318,7 @@ async def _fails(client: ProtocolClient, definition: ops_pb2.Definition, session
         pytest.fail(f"{name} was built: {answer}")
 
 
-def test_hostile_receiver_of_a_result_fails_its_build(engine: Engine) -> None:
+def test_build_fails_if_its_client_is_a_hostile_receiver_of_the_result(engine: Engine) -> None:
     """Clients that receive a directory or an archive: they request missing files, or do not read."""
 
     async def asks(call: Call) -> None:

@@ -1,4 +1,4 @@
-"""Images of OCI layouts in directories of the client as contexts of builds (`--build-context NAME=oci-layout://DIRECTORY`)."""
+"""Build contexts that are OCI layouts in directories of the client (`--build-context NAME=oci-layout://DIR`)."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ def materials(client: Client) -> Any:
     return json.loads((client.directory / "files" / "provenance.json").read_text())["predicate"]["materials"]
 
 
-def test_damaged_and_incomplete_layouts_fail_the_build(client: Client) -> None:
+def test_build_from_a_damaged_or_incomplete_oci_layout_fails(client: Client) -> None:
     root, config, layers = parts(client)
     for path in (root, config, layers[-1]):
         data = path.read_bytes()
@@ -93,7 +93,7 @@ def test_damaged_and_incomplete_layouts_fail_the_build(client: Client) -> None:
     assert built(client)[0][0] == "layout"
 
 
-def test_layout_gives_the_same_image_as_in_dockerd(client: Client, shared: Engine, tmp_path: Path) -> None:
+def test_build_from_an_oci_layout_gives_the_same_image_as_in_dockerd(client: Client, shared: Engine, tmp_path: Path) -> None:
     """A build that uses OCI layouts as contexts."""
     ours = built(client)
     assert ours[0] == ["layout", "yes", "4711", "/base", "4711", "copied"]
@@ -109,7 +109,7 @@ def test_layout_gives_the_same_image_as_in_dockerd(client: Client, shared: Engin
         docker.close()
 
 
-def test_second_build_needs_no_layer_of_the_layout(client: Client) -> None:
+def test_second_build_from_an_oci_layout_reads_no_layer_of_the_layout(client: Client) -> None:
     built(client)
     for path in parts(client)[2]:
         path.unlink()
@@ -119,7 +119,7 @@ def test_second_build_needs_no_layer_of_the_layout(client: Client) -> None:
     client.ok("build", "-t", "tb-layout", *CONTEXT, ".")
 
 
-def test_platform_of_a_layout_is_selected(client: Client) -> None:
+def test_build_selects_the_image_of_its_platform_from_an_oci_layout(client: Client) -> None:
     (client.directory / "Dockerfile").write_text("FROM scratch\nARG TARGETARCH\nCOPY Dockerfile /$TARGETARCH\n")
     client.ok("build", "-o", "type=oci,dest=several,tar=false", "--platform=linux/amd64,linux/arm64", ".")
     (client.directory / "Dockerfile").write_text("FROM base\n")

@@ -53,7 +53,7 @@ def built(client: Client, dockerfile: str, *options: str) -> dict[str, str]:
     return tree(client.directory / "result")
 
 
-def test_copies_keep_parents_and_leave_out_excluded_files(client: Client) -> None:
+def test_copy_keeps_parent_directories_and_leaves_out_excluded_files(client: Client) -> None:
     for name in ("a/b/c.txt", "a/b/d.md", "a/e.txt", "x/y/z/f.txt", "x/y/g.md"):
         path = client.directory / name
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -77,7 +77,7 @@ COPY --parents --exclude=**/*.md --exclude=a/e.txt a x /out/both/
     assert not [name for name in found if name.startswith("all/") and name.endswith(".txt")]
 
 
-def test_archives_are_unpacked_as_requested(client: Client, http: str) -> None:
+def test_unpack_option_of_add_decides_whether_an_archive_is_unpacked(client: Client, http: str) -> None:
     (client.directory / "local.tar").write_bytes(tar(inner="local"))
     found = built(
         client,
@@ -93,7 +93,7 @@ RUN mkdir /out/left && tar -xOf /left/local.tar inner > /out/left/inner
     assert found == {"url/x": "1", "url/d/y": "2", "local/inner": "local", "left/inner": "local"}
 
 
-def test_git_repositories_are_added_as_requested(client: Client, http: str) -> None:
+def test_add_of_a_git_repository_uses_the_given_branch_directory_and_checksum(client: Client, http: str) -> None:
     repository = f"{http}/git/repo.git"
     dockerfile = f"""FROM busybox AS made
 ADD {repository}#other:sub /out/sub
@@ -115,7 +115,7 @@ RUN mkdir /out/git && cp /git/.git/HEAD /git/file /out/git/
     assert refused.code == 1 and "checksum" in refused.err
 
 
-def test_secrets_and_modes_are_set_as_requested(client: Client) -> None:
+def test_secrets_can_be_variables_of_a_step_and_copied_files_can_get_symbolic_modes(client: Client) -> None:
     (client.directory / "tool").write_text("#!/bin/sh\n")
     (client.directory / "tool").chmod(0o640)
     client.env["SECRET_ONE"] = "first"
@@ -171,7 +171,7 @@ def test_step_gets_the_requested_devices(fresh: Callable[..., Engine], tmp_path:
 # --- requests ---------------------------------------------------------------------------------------------------------
 
 
-def test_client_prints_checks_outline_and_targets(client: Client) -> None:
+def test_buildx_prints_checks_outline_and_targets_of_a_dockerfile(client: Client) -> None:
     """`--print` is the name of `--call` in this version of buildx."""
     (client.directory / "Dockerfile").write_text(
         "# the first stage\nFROM busybox AS first\nARG A=b\nRUN --mount=type=secret,id=s true\nFROM first AS last\nCMD x\n"
@@ -190,7 +190,7 @@ def test_client_prints_checks_outline_and_targets(client: Client) -> None:
     assert "JSONArgsRecommended" in printed("lint")
 
 
-def test_daemon_json_announces_the_classic_builder(fresh: Callable[..., Engine]) -> None:
+def test_daemon_announces_the_classic_builder_if_daemon_json_disables_buildkit(fresh: Callable[..., Engine]) -> None:
     """Clients older than 23.0 use the announced builder, if DOCKER_BUILDKIT is not set."""
     engine = fresh({"features": {"buildkit": False}})
     connection = UnixConnection(engine.socket)
@@ -237,8 +237,8 @@ def test_image_without_files_is_exported(shared: Engine) -> None:
         shared.ok("image", "rm", "tb-empty")
 
 
-def test_layers_of_a_context_are_reproducible(client: Client) -> None:
-    """As in dockerd, this is so even without SOURCE_DATE_EPOCH, provided that no directory gets the time of the build."""
+def test_layers_with_copied_context_files_are_reproducible(client: Client) -> None:
+    """As in dockerd, SOURCE_DATE_EPOCH is not needed, provided that no directory gets the time of the build."""
     (client.directory / "dir").mkdir()
     (client.directory / "dir" / "a").write_text("a")
     (client.directory / "Dockerfile").write_text("FROM busybox\nCOPY file /copied\nCOPY dir /etc\n")

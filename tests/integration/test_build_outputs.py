@@ -85,7 +85,7 @@ def raw(client: Client, name: str) -> Any:
     return json.loads(client.ok("buildx", "imagetools", "inspect", "--raw", name).out)
 
 
-def test_a_docker_archive_loads_here_and_in_dockerd(client: Client, sides: tuple[Side, Side]) -> None:
+def test_orlop_and_dockerd_can_load_an_exported_docker_archive(client: Client, sides: tuple[Side, Side]) -> None:
     for where in (["dest=out.tar"], ["dest=-"]):
         result = client.ok("build", "-o", ",".join(["type=docker,name=tb-archive:1", *where]), ".")
     data = (client.directory / "out.tar").read_bytes()
@@ -162,7 +162,7 @@ def test_invalid_exporter_attributes_are_refused(client: Client, options: str, m
     assert message in result.err
 
 
-def test_push_shows_its_progress_and_keeps_annotations(client: Client, registry: Registry) -> None:
+def test_build_with_push_shows_the_progress_of_the_push_and_keeps_annotations(client: Client, registry: Registry) -> None:
     name = f"{registry.host}/tb/pushed:1"
     options = ["--provenance=false", "--annotation", "org.example.key=value", "--push"]
     result = client.ok("buildx", "build", "--progress=plain", "-t", name, *options, "--metadata-file", "meta", ".")
@@ -186,7 +186,7 @@ def has_tags(registry: Registry, repository: str) -> bool:
 
 @pytest.mark.parametrize("platforms", ["linux/amd64", "linux/amd64,linux/arm64"])
 def test_push_by_digest_makes_no_tag(client: Client, registry: Registry, platforms: str) -> None:
-    """buildx refuses `push=true` together with `push-by-digest`. It passes on an empty value, which means true as well."""
+    """buildx refuses `push=true` together with `push-by-digest`. It accepts an empty value, which means true as well."""
     (client.directory / "Dockerfile").write_text("FROM scratch\nCOPY file /\n")
     name = f"{registry.host}/tb/digest"
     output = f"type=image,name={name},push=,push-by-digest=true,name-canonical=true"
@@ -206,7 +206,7 @@ def test_push_by_digest_makes_no_tag(client: Client, registry: Registry, platfor
     assert not has_tags(registry, "tb/digest")
 
 
-def test_canonical_name_is_added_to_a_stored_image(client: Client) -> None:
+def test_stored_image_gets_a_name_with_its_digest_if_requested(client: Client) -> None:
     client.ok("buildx", "build", "-o", "type=image,name=tb-canonical:1,name-canonical=true", "--metadata-file", "meta", ".")
     digest = json.loads((client.directory / "meta").read_text())["containerimage.digest"]
     (shown,) = json.loads(client.ok("image", "inspect", f"tb-canonical@{digest}").out)
@@ -221,7 +221,9 @@ def test_a_push_to_a_registry_that_does_not_answer_fails(client: Client, registr
     assert "failed to push" in result.err
 
 
-def test_several_platforms_become_one_image_index(client: Client, registry: Registry, sides: tuple[Side, Side]) -> None:
+def test_build_for_several_platforms_makes_one_image_index(
+    client: Client, registry: Registry, sides: tuple[Side, Side]
+) -> None:
     (client.directory / "Dockerfile").write_text("FROM scratch\nARG TARGETARCH\nCOPY file /for-$TARGETARCH\n")
     client.ok("build", "-t", "tb-several", "--platform", "linux/arm64,linux/amd64", ".")
     assert client.ok("image", "inspect", "-f", "{{.Architecture}}", "tb-several").line == "amd64"
@@ -252,7 +254,7 @@ def test_several_platforms_become_one_image_index(client: Client, registry: Regi
     assert "invalid annotation: no platform linux/s390x found in source" in one.err
 
 
-def test_steps_of_other_platforms_run_by_an_emulator(
+def test_emulator_runs_the_steps_for_a_foreign_platform(
     client: Client, registry: Registry, shared: Engine, emulator: None
 ) -> None:
     name, other = f"{registry.host}/tb/multi:1", emulated("base")
@@ -292,7 +294,7 @@ def test_only_pushed_images_have_attestations_by_default(client: Client, registr
     assert raw(client, again) == listed
 
 
-def test_imagetools_shows_the_provenance(client: Client, registry: Registry) -> None:
+def test_buildx_imagetools_shows_the_provenance_of_a_pushed_image(client: Client, registry: Registry) -> None:
     found = {}
     for mode in ("min", "max"):
         name = f"{registry.host}/tb/provenance:{mode}"
@@ -318,7 +320,7 @@ def test_imagetools_shows_the_provenance(client: Client, registry: Registry) -> 
     assert client.build("--provenance=mode=some", ".").code != 0
 
 
-def test_scanner_adds_a_bill_of_materials(client: Client, registry: Registry) -> None:
+def test_scanner_image_adds_a_bill_of_materials_to_the_built_image(client: Client, registry: Registry) -> None:
     (client.directory / "Scanner").write_text(SCANNER)
     client.ok("build", "-t", "tb-scanner", "-f", "Scanner", ".")
     name = f"{registry.host}/tb/sbom:1"
@@ -354,7 +356,7 @@ def test_source_date_epoch_makes_builds_reproducible(client: Client) -> None:
     assert client.ok("run", "--rm", "--network=none", "tb-epoch", "cat", "/copied").out == "from the context\n"
 
 
-def test_an_image_that_is_pushed_alone_stays_out_of_the_store(client: Client, registry: Registry) -> None:
+def test_image_that_is_pushed_with_store_false_is_not_stored(client: Client, registry: Registry) -> None:
     """With `push=true,store=false`, the image is pushed but not stored."""
     name = f"{registry.host}/tb/alone:1"
     client.run("buildx", "build", "-o", f"type=image,name={name},push=true,store=false", "--provenance=false", ".")
@@ -379,7 +381,7 @@ def test_files_of_each_platform_are_exported_to_a_separate_directory(client: Cli
     assert "cannot overwrite same from" in refused.err
 
 
-def test_exported_files_have_attestations(client: Client) -> None:
+def test_exports_of_files_contain_attestations_if_requested(client: Client) -> None:
     (client.directory / "Dockerfile").write_text("FROM scratch\nCOPY file /dir/copied\n")
     client.ok("build", "-o", "type=local,dest=out", ".")
     assert not (client.directory / "out" / "provenance.json").exists(), "it was not asked for"
@@ -407,7 +409,9 @@ def test_exported_files_have_the_time_of_source_date_epoch(client: Client, sides
             assert archive.getmember("copied").mtime == 1_000_000_000, each.name
 
 
-def test_orlop_exports_with_dockers_plugin(client: Client, shared: Engine, registry: Registry) -> None:
+def test_orlop_build_exports_images_with_the_buildx_plugin_of_docker(
+    client: Client, shared: Engine, registry: Registry
+) -> None:
     name = f"{registry.host}/tb/orlop:1"
     directory = str(client.directory)
     result = shared.orlop("build", "-t", name, "--push", "--provenance=false", directory)

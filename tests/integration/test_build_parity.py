@@ -24,7 +24,7 @@ _AT_ONCE = 4
 
 
 class Builds:
-    """The outcomes of builds, by both engines."""
+    """The outcome of each build in both engines."""
 
     def __init__(self, sides: tuple[Side, Side], directory: Path, http: str, pool: ThreadPoolExecutor) -> None:
         self._sides, self._directory, self._http, self._pool = sides, directory, http, pool
@@ -55,7 +55,9 @@ def builds(
         made = Builds(sides, directory, http, pool)
         for item in request.session.items:
             if isinstance(item, pytest.Function) and item.module is request.module:
-                made.start(item.callspec.params["name"], classic=item.function is test_classic_builds_equal_dockerds)
+                made.start(
+                    item.callspec.params["name"], classic=item.function is test_classic_builds_have_the_results_of_dockerd
+                )
         try:
             yield made
         finally:
@@ -67,7 +69,7 @@ def builds(
 
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize("name", CASES)
-def test_buildkit_builds_equal_dockerds(builds: Builds, name: str) -> None:
+def test_buildkit_builds_have_the_results_of_dockerd(builds: Builds, name: str) -> None:
     theirs, ours = builds.outcome(name, classic=False)
     assert not list(differences(theirs, ours))
     assert isinstance(theirs, tuple) == CASES[name].fails, theirs
@@ -75,7 +77,7 @@ def test_buildkit_builds_equal_dockerds(builds: Builds, name: str) -> None:
 
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize("name", CLASSIC)
-def test_classic_builds_equal_dockerds(builds: Builds, name: str) -> None:
+def test_classic_builds_have_the_results_of_dockerd(builds: Builds, name: str) -> None:
     theirs, ours = builds.outcome(name, classic=True)
     assert not list(differences(theirs, ours))
     assert isinstance(theirs, tuple) == CASES[name].fails, theirs

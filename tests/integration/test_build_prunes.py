@@ -43,8 +43,7 @@ def engine() -> Iterator[Engine]:
     assert made.close() == []
 
 
-def test_prunes_during_a_build(engine: Engine, tmp_path: Path) -> None:
-    """Prunes during a build remove nothing that the build needs."""
+def test_prune_commands_during_a_build_remove_nothing_that_the_build_needs(engine: Engine, tmp_path: Path) -> None:
     (tmp_path / "Dockerfile").write_text(DOCKERFILE)
     (tmp_path / "file").write_text("file\n")
     child = engine.background("build", "--progress=plain", "-t", "made", str(tmp_path))

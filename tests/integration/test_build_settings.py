@@ -100,14 +100,13 @@ def shown(client: Client, options: list[str], names: Iterable[str] = SHOWN) -> d
 
 
 @pytest.mark.parametrize("name", OPTIONS)
-def test_step_sees_what_the_option_says(clients: Clients, name: str) -> None:
+def test_build_options_have_the_same_effects_on_a_step_as_in_dockerd(clients: Clients, name: str) -> None:
     """With each option of `build`, a step sees the same as with dockerd."""
     clients.same(lambda client: shown(client, OPTIONS[name]))
 
 
 @pytest.mark.parametrize("network", ["default", "none", "host"])
-def test_step_sees_what_daemon_json_says(configured: Clients, network: str) -> None:
-    """A step gets the DNS settings of daemon.json, but not its proxies."""
+def test_step_gets_the_dns_settings_of_daemon_json_but_not_its_proxies(configured: Clients, network: str) -> None:
     options = [f"--network={network}", *(["--allow=network.host"] if network == "host" else [])]
     seen = configured.same(lambda client: shown(client, options))
     assert isinstance(seen, dict)
@@ -120,7 +119,7 @@ def test_step_sees_what_daemon_json_says(configured: Clients, network: str) -> N
     ]
 
 
-def test_step_of_the_classic_builder_sees_what_daemon_json_says(
+def test_step_of_the_classic_builder_gets_the_same_settings_of_daemon_json_as_in_dockerd(
     configured: Clients, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The classic builder's steps see the same as with dockerd, and can change three network files."""
@@ -131,7 +130,7 @@ def test_step_of_the_classic_builder_sees_what_daemon_json_says(
     assert seen["changed"].split() == ["hosts", "resolv.conf", "hostname"]
 
 
-def test_disk_usage_describes_a_cache_mount(clients: Clients) -> None:
+def test_buildx_du_shows_the_same_description_of_a_cache_mount_as_in_dockerd(clients: Clients) -> None:
     def descriptions(client: Client) -> list[str]:
         client.ok("builder", "prune", "-af")
         client.ok("build", ".")
@@ -142,7 +141,7 @@ def test_disk_usage_describes_a_cache_mount(clients: Clients) -> None:
     clients.same(descriptions)
 
 
-def test_filters_select_records_of_the_build_cache(clients: Clients) -> None:
+def test_filters_select_the_same_build_cache_records_as_in_dockerd(clients: Clients) -> None:
     def answers(client: Client) -> list[object]:
         client.ok("builder", "prune", "-af")
         client.ok("build", "-t", "tb-filters", ".")

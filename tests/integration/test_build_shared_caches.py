@@ -110,7 +110,7 @@ def built(client: Client, *options: str) -> str:
 
 
 @pytest.mark.parametrize("name", [*FOUND, *NOT_FOUND])
-def test_steps_are_found_in_a_cache_of_dockerd(clients: Clients, base: str, name: str) -> None:
+def test_orlop_finds_steps_in_a_build_cache_that_dockerd_has_exported(clients: Clients, base: str, name: str) -> None:
     prepare(clients, base, {**FOUND, **NOT_FOUND}[name])
     cache = clients.dockerd.directory / "cache"
     shutil.rmtree(cache, ignore_errors=True)
@@ -129,7 +129,9 @@ def test_steps_are_found_in_a_cache_of_dockerd(clients: Clients, base: str, name
 
 
 @pytest.mark.parametrize(("name", "mode"), [("run", "max"), ("copy", "min"), ("wildcard", "min")])
-def test_dockerd_finds_steps_in_a_cache_of_orlop(clients: Clients, base: str, name: str, mode: str) -> None:
+def test_dockerd_finds_steps_in_a_build_cache_that_orlop_has_exported(
+    clients: Clients, base: str, name: str, mode: str
+) -> None:
     prepare(clients, base, FOUND[name])
     cache = clients.orlop.directory / "cache"
     shutil.rmtree(cache, ignore_errors=True)
@@ -140,7 +142,7 @@ def test_dockerd_finds_steps_in_a_cache_of_orlop(clients: Clients, base: str, na
 
 @pytest.mark.parametrize("attributes", ["mode=max", "mode=min,image-manifest=true,oci-mediatypes=true", "inline"])
 @pytest.mark.parametrize("maker", ["dockerd", "orlop"])
-def test_caches_at_a_registry_are_shared(
+def test_orlop_and_dockerd_use_build_caches_that_the_other_has_pushed(
     clients: Clients, base: str, registry: Registry, maker: str, attributes: str
 ) -> None:
     made, reader = clients if maker == "dockerd" else clients[::-1]
@@ -225,7 +227,9 @@ def built_graph(client: Client, definition: pb.Definition, **cache: Any) -> list
     return client.ok("run", "--rm", "--network=none", "tb-graph", "/bin/sh", "-c", "cat /made-*").out.splitlines()
 
 
-def test_copies_with_patterns_are_found_by_content(clients: Clients, base: str, registry: Registry) -> None:
+def test_cached_copies_with_patterns_are_found_by_the_content_of_the_copied_files(
+    clients: Clients, base: str, registry: Registry
+) -> None:
     name, _, _ = base.rpartition(":")
     base = f"{name}@{push(registry.host, 'tb-base', '1', image([layer(busybox()), layer({'base': b'1'})]))}"
     cache = control_pb2.CacheOptionsEntry(Type="registry", Attrs={"ref": f"{registry.host}/tb-graphs:1", "mode": "max"})

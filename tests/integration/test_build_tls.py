@@ -119,7 +119,7 @@ def test_build_without_a_client_certificate_is_refused(builds: Builds) -> None:
 
 
 @pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGKILL])
-def test_an_interrupted_client_ends_its_build(builds: Builds, sent: signal.Signals) -> None:
+def test_build_over_tls_ends_when_its_client_is_interrupted(builds: Builds, sent: signal.Signals) -> None:
     (builds.directory / "Dockerfile").write_text("FROM busybox\nRUN echo started; sleep 41337\n")
     child = builds.start("buildx", "build", "--progress=plain", "--no-cache", ".")
     until(lambda: processes(builds.engine, "41337"), "the step")

@@ -83,7 +83,7 @@ def _nft(command: str) -> None:
     subprocess.run(["nft", *command.split()], check=True)
 
 
-def test_damage_and_leftovers_are_found_and_repaired(litter: Engine) -> None:
+def test_system_check_finds_and_repairs_damage_and_leftovers(litter: Engine) -> None:
     report = check(litter)
     found = {(finding["area"], finding["object"].split()[0]) for finding in report["findings"]}
     assert found == {
@@ -112,8 +112,8 @@ def test_damage_and_leftovers_are_found_and_repaired(litter: Engine) -> None:
     assert litter.ok("exec", "orderly", "echo", "well") == "well"
 
 
-def test_running_operations_are_not_findings(engine: Engine) -> None:
-    """Containers are created and removed during the check. The check does not report operations in progress."""
+def test_system_check_does_not_report_operations_in_progress(engine: Engine) -> None:
+    """Containers are created and removed during the check."""
     loop = "for n in 1 2 3 4 5 6; do docker run --rm -v /x busybox true; docker run -d --name w$0 busybox sleep 9; "
     loop += "docker rm -f w$0; done"
     workers = [
@@ -129,7 +129,7 @@ def test_running_operations_are_not_findings(engine: Engine) -> None:
     assert check(engine, "--deep") == SOUND
 
 
-def test_check_without_a_daemon_reports_and_repairs(fresh: Callable[..., Engine]) -> None:
+def test_system_check_without_a_daemon_reports_and_repairs_damage(fresh: Callable[..., Engine]) -> None:
     one = fresh({"live-restore": True, "shutdown-timeout": 3})
     one.ok("run", "-d", "--name", "cc", *SLEEP)
     code, answer = offline(one)

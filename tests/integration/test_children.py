@@ -127,7 +127,7 @@ def _descriptors(pid: int) -> dict[int, str]:
 
 
 def _strange(pid: int, *allowed: str) -> list[str]:
-    """The descriptors of a process that match none of these patterns."""
+    """The descriptors of a process that match none of the allowed patterns."""
     patterns = ("/dev/null", *allowed)
     return [target for target in _descriptors(pid).values() if not any(re.fullmatch(one, target) for one in patterns)]
 
@@ -148,7 +148,7 @@ def _use(engine: Exposed, runtime: str) -> None:
 
 
 @pytest.mark.parametrize("runtime", ["seen-runc", "seen-crun"])
-def test_runtimes_get_three_descriptors_and_a_path(exposed: Exposed, runtime: str) -> None:
+def test_runtimes_inherit_three_descriptors_and_only_the_variable_path(exposed: Exposed, runtime: str) -> None:
     _use(exposed, runtime)
     name = runtime.removeprefix("seen-")
     exposed.ok("rm", "-f", f"{name}1", f"{name}2", f"{name}3")
@@ -166,7 +166,7 @@ def test_runtimes_get_three_descriptors_and_a_path(exposed: Exposed, runtime: st
         )
 
 
-def test_containers_get_their_streams_and_their_own_environment(exposed: Exposed) -> None:
+def test_containers_inherit_only_their_streams_and_their_own_environment(exposed: Exposed) -> None:
     engine = exposed
     own = {"PATH": SEARCHED, "HOME": "/root"}
     engine.ok("run", "-d", "--name", "plain", "--hostname", "host1", "-e", "MINE=1", "busybox", "sleep", "600")
@@ -276,8 +276,8 @@ def test_unpack_workers_have_access_only_to_their_layer(exposed: Exposed) -> Non
     exposed.ok("rmi", "big")
 
 
-def test_programs_get_only_listed_descriptors_and_variables(tmp_path: Path) -> None:
-    """`process.run_supervised`, the gateway for all programs, and nft, which net_bridge runs if the library is missing."""
+def test_helper_programs_of_the_daemon_inherit_only_listed_descriptors_and_variables(tmp_path: Path) -> None:
+    """Tests `process.run_supervised`, which starts all programs, and nft, which runs if libnftables is missing."""
     program = witness(tmp_path / "witness", shutil.which("true") or "", tmp_path / "seen")
     answer = tmp_path / "nft"
     answer.write_text(f'#!/bin/sh\n{program}\necho "{{}}"\n')
@@ -342,7 +342,7 @@ def test_no_process_has_a_socket_in_the_abstract_namespace(exposed: Exposed) -> 
         client.communicate(timeout=10)
 
 
-def test_image_and_environment_of_the_tests_are_as_expected(exposed: Exposed) -> None:
+def test_daemon_of_these_tests_has_the_extra_descriptors_and_variables(exposed: Exposed) -> None:
     """Checks that the daemon itself has inherited the descriptors and variables. Otherwise the tests above would prove
     nothing."""
     assert exposed.process is not None
