@@ -1,5 +1,5 @@
-"""`orlop explain`: explanations of codes and errors, the users of ports (from a /proc made by the test), and the command with recorded
-answers."""
+"""`orlop explain`: explanations of codes and errors, the users of ports (from a /proc made by the test), and the command
+with recorded answers."""
 
 from __future__ import annotations
 

@@ -104,7 +104,7 @@ def top(host: str) -> list[str]:
 
 
 def pid_of(daemon: RecordedDaemon) -> int:
-    """The process of the view."""
+    """The pid of the client that shows the view."""
     for entry in os.listdir("/proc"):
         try:
             words = Path(f"/proc/{entry}/cmdline").read_bytes().split(b"\0") if entry.isdecimal() else []

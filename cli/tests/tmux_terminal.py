@@ -19,7 +19,7 @@ DEADLINE = 30.0
 
 
 def _runs(pid: str) -> bool:
-    """Whether a process exists. A zombie waits only for its parent."""
+    """Whether a process runs. A zombie has ended, and only waits for its parent."""
     try:
         return "\nState:\tZ" not in Path(f"/proc/{pid}/status").read_text()
     except OSError:
