@@ -431,7 +431,7 @@ def test_base_that_is_used_again_during_its_removal_is_kept(tmp_path: Path, monk
 
 
 def test_base_is_removed_with_the_last_image_that_uses_it(tmp_path: Path) -> None:
-    """An image has the snapshots as layers, and the builder does not need them any more."""
+    """The builder does not need the snapshots above the base any more, but an image uses these snapshots as layers."""
 
     async def main() -> None:
         async with booted(tmp_path) as fixture:

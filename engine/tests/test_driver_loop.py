@@ -41,7 +41,7 @@ def driver(behave, seconds=60.0):
     return gate, guard(gate, Mine(behave), VolumeDriver)
 
 
-def test_methods_run_on_another_thread_in_one_loop():
+def test_async_methods_of_a_driver_run_in_one_event_loop_on_another_thread():
     seen = []
 
     async def get(name):
@@ -83,7 +83,7 @@ def test_method_that_blocks_its_loop_is_abandoned_and_the_daemons_loop_goes_on()
     trio.run(main)  # its watchdog fails the test if the loop is blocked
 
 
-def test_a_cancelled_caller_cancels_the_method_and_waits_for_it():
+def test_a_cancelled_caller_cancels_the_driver_method_and_waits_until_the_method_ends():
     cleaned = []
 
     async def get(name):
@@ -119,7 +119,7 @@ def test_result_of_a_method_that_ignores_the_cancellation_is_returned():
 @pytest.mark.parametrize(
     "error", [SystemExit(1), KeyboardInterrupt(), ValueError("x")], ids=lambda each: type(each).__name__
 )
-def test_exceptions_become_driver_errors_and_the_loop_lives(error):
+def test_exceptions_of_a_plugin_become_driver_errors_and_its_event_loop_goes_on(error):
     async def get(name):
         if name == "bad":
             raise error
@@ -134,7 +134,7 @@ def test_exceptions_become_driver_errors_and_the_loop_lives(error):
     trio.run(main)
 
 
-def test_errors_of_the_sdk_are_passed_on():
+def test_sdk_error_that_a_driver_raises_reaches_the_caller_unchanged():
     async def get(name):
         raise Conflict("in use")
 
@@ -145,7 +145,7 @@ def test_errors_of_the_sdk_are_passed_on():
     trio.run(main)
 
 
-def test_plugin_that_ends_its_loop_gets_another_one():
+def test_plugin_that_ends_its_event_loop_gets_a_new_event_loop():
     async def get(name):
         if name == "bad":
 
@@ -166,7 +166,7 @@ def test_plugin_that_ends_its_loop_gets_another_one():
     trio.run(main)
 
 
-def test_stop_shortens_the_wait_for_cancelled_calls(monkeypatch):
+def test_daemon_that_stops_waits_only_briefly_for_cancelled_driver_calls(monkeypatch):
     """The daemon does not wait a minute for a driver that ignores its cancellation."""
     monkeypatch.setattr(calls, "STOPPING", 0.05)
     over = threading.Event()

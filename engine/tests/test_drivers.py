@@ -14,7 +14,7 @@ from orlop_sdk.testing import FakeLog, FakeNetwork, FakeRuntime, FakeStorage, Fa
 
 @pytest.fixture
 def made(tmp_path, monkeypatch):
-    """Drivers, and a setting for the behaviour of the factory `mine` of each kind."""
+    """An object with the loaded `drivers`, and with `make`, the factory of the driver `mine` of each kind."""
     found = SimpleNamespace(drivers=Drivers(Config(exec_root=str(tmp_path), data_root=str(tmp_path))), make=None)
 
     def find(kind, name):
@@ -58,7 +58,7 @@ def test_factory_that_returns_no_driver_is_refused(made, kind, make, cause):
 
 
 @pytest.mark.parametrize("kind", ["network", "volume"])
-def test_hanging_factory_delays_its_operation_only(made, kind):
+def test_only_operations_that_need_the_driver_fail_when_a_driver_factory_hangs(made, kind):
     released = threading.Event()
 
     async def main():
@@ -80,7 +80,7 @@ def test_hanging_factory_delays_its_operation_only(made, kind):
     trio.run(main)
 
 
-def test_cancelled_trial_does_not_block_later_ones(made):
+def test_cancelled_trial_call_of_a_driver_does_not_block_later_calls(made):
     released = threading.Event()
 
     async def main():
@@ -157,7 +157,7 @@ def test_drivers_are_made_and_checked_on_a_thread(made, kind):
     trio.run(main)
 
 
-def test_callers_that_wait_for_another_load_have_a_deadline(made):
+def test_callers_that_wait_until_another_caller_has_loaded_the_driver_have_a_deadline(made):
     released = threading.Event()
 
     async def main():
@@ -180,7 +180,7 @@ def test_callers_that_wait_for_another_load_have_a_deadline(made):
     trio.run(main)
 
 
-def test_a_driver_is_made_once(made):
+def test_concurrent_callers_share_one_driver_object(made):
     count = []
 
     def make(context):
@@ -197,7 +197,7 @@ def test_a_driver_is_made_once(made):
     trio.run(main)
 
 
-def test_names_that_are_not_installed_leave_no_state(made):
+def test_request_for_a_driver_that_is_not_installed_leaves_no_state(made):
     async def main():
         for kind in ("network", "volume"):
             with pytest.raises(NotFound):
@@ -244,7 +244,7 @@ def test_info_warns_of_a_driver_that_does_not_answer(made):
 
 
 @pytest.mark.parametrize("where", ["import", "hook"])
-def test_plugin_that_calls_exit_is_reported(monkeypatch, where):
+def test_plugin_that_raises_system_exit_is_reported_as_a_driver_error(monkeypatch, where):
     class Plugin:
         @discovery.hooks.hookimpl
         def orlop_log(self, register):
@@ -262,7 +262,7 @@ def test_plugin_that_calls_exit_is_reported(monkeypatch, where):
         discovery.find("log", "x")
 
 
-def test_a_configuration_is_checked_with_drivers_that_exit(monkeypatch, tmp_path):
+def test_system_exit_of_a_log_driver_is_reported_as_a_problem_of_the_configuration(monkeypatch, tmp_path):
     from orlop_engine import config_check
 
     class Log(FakeLog):

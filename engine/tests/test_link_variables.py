@@ -23,7 +23,7 @@ def test_linked_port_becomes_variables() -> None:
     ]
 
 
-def test_link_without_ports_has_name_and_environment() -> None:
+def test_link_without_ports_sets_variables_for_the_name_and_the_environment() -> None:
     assert variables() == ["D_NAME=/web/d", "D_ENV_A=1", "D_ENV_B=x=y"]
 
 
@@ -34,7 +34,7 @@ def test_ports_are_in_order_and_tcp_is_first() -> None:
     ]
 
 
-def test_three_ports_in_a_row_have_a_range() -> None:
+def test_variables_describe_three_consecutive_ports_as_a_range() -> None:
     assert variables("90/tcp", "81/udp", "80/tcp", "82/tcp")[:7] == [
         "D_PORT=tcp://10.0.0.4:80",
         "D_PORT_80_TCP_START=tcp://10.0.0.4:80",

@@ -64,7 +64,7 @@ RECORDS = [
 ]
 
 
-def test_records_are_framed_by_stream() -> None:
+def test_each_log_record_has_a_frame_header_that_identifies_stdout_or_stderr() -> None:
     assert frame_records(RECORDS, LogsRequest()) == b"\1\0\0\0\0\0\0\4one\n\2\0\0\0\0\0\0\4two\n"
     assert frame_records(RECORDS, LogsRequest(stdout=False)) == b"\2\0\0\0\0\0\0\4two\n"
     assert frame_records(RECORDS, LogsRequest(stderr=False)) == b"\1\0\0\0\0\0\0\4one\n"
@@ -74,7 +74,7 @@ def test_records_are_framed_by_stream() -> None:
     assert frame_records([long], LogsRequest())[:8] == b"\1\0\0\0\0\1\x11\x70"
 
 
-def test_timestamps_and_details_precede_a_record() -> None:
+def test_timestamps_and_details_precede_the_text_of_a_log_record() -> None:
     raw = LogsRequest(multiplexed=False, timestamps=True)
     assert frame_records(RECORDS, raw) == b"2024-01-01T00:00:00.000000000Z one\n2024-01-01T00:00:00.500000000Z two\n"
     raw = LogsRequest(multiplexed=False, details=True)
@@ -93,7 +93,7 @@ def written(driver: LogDriver, *texts: bytes) -> LogDriver:
 RAW = LogsRequest(multiplexed=False)
 
 
-def test_reading_without_follow_ends_after_all_records() -> None:
+def test_log_stream_without_follow_ends_after_the_last_record() -> None:
     async def main() -> None:
         driver = written(FakeLog(), b"a\nb\n", b"c\n")
         async with read_logs(driver, INFO, {}, RAW, None) as stream:
@@ -131,7 +131,7 @@ def test_backlog_is_sent_in_big_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
     trio.run(main)
 
 
-def test_follow_until_the_container_has_ended() -> None:
+def test_followed_log_ends_when_the_container_has_ended() -> None:
     async def main() -> None:
         driver, ended, seen = FakeLog(), trio.Event(), []
         written(driver, b"before\n")
@@ -156,7 +156,7 @@ def test_follow_until_the_container_has_ended() -> None:
     trio.run(main)
 
 
-def test_follow_waits_for_the_end_alone() -> None:
+def test_followed_log_without_records_ends_when_the_container_has_ended() -> None:
     async def main() -> None:
         ended = trio.Event()
         with trio.fail_after(10):
@@ -174,7 +174,7 @@ def test_follow_waits_for_the_end_alone() -> None:
     trio.run(main)
 
 
-def test_follow_ends_when_until_is_past() -> None:
+def test_followed_log_ends_when_the_time_until_is_reached() -> None:
     async def main() -> None:
         request = LogsRequest(follow=True, until_ns=time.time_ns() + 50_000_000)
         with trio.fail_after(10):
@@ -231,7 +231,7 @@ def test_errors_during_a_stream_are_sent_in_band(multiplexed: bool, monkeypatch:
     trio.run(main)
 
 
-def test_hanging_disk_does_not_block_the_reader(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_hanging_disk_does_not_delay_a_cancelled_log_request(monkeypatch: pytest.MonkeyPatch) -> None:
     """If a request is cancelled while a thread reads, the request returns immediately, and the thread closes the reader
     later."""
 

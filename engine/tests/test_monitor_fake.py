@@ -55,7 +55,7 @@ def test_run_reports_output_and_exit(tmp_path: Path) -> None:
     _run(tmp_path, test)
 
 
-def test_a_death_by_signal_is_128_and_the_signal(tmp_path: Path) -> None:
+def test_exit_code_of_a_process_killed_by_a_signal_is_128_plus_the_signal(tmp_path: Path) -> None:
     async def test(host: MonitorHost) -> None:
         case = await host.case(["sleep", "60"])
         await case.start()
@@ -114,7 +114,7 @@ def test_input_given_before_the_start_reaches_the_process(tmp_path: Path) -> Non
     _run(tmp_path, test)
 
 
-def test_streams_that_were_not_requested_are_not_sent(tmp_path: Path) -> None:
+def test_client_gets_only_the_output_streams_that_it_requested(tmp_path: Path) -> None:
     async def test(host: MonitorHost) -> None:
         case = await host.case(["sh", "-c", "echo out; echo err >&2"])
         only = await case.monitor.attach(Attach(stderr=True))
@@ -158,7 +158,7 @@ def test_output_of_a_terminal_is_raw(tmp_path: Path) -> None:
     _run(tmp_path, test)
 
 
-def test_exec_ends_although_a_child_keeps_its_output_open(tmp_path: Path) -> None:
+def test_exec_ends_although_its_child_process_keeps_the_output_open(tmp_path: Path) -> None:
     async def test(host: MonitorHost) -> None:
         case = await host.case(["sleep", "60"])
         await case.start()
@@ -174,7 +174,7 @@ def test_exec_ends_although_a_child_keeps_its_output_open(tmp_path: Path) -> Non
     _run(tmp_path, test)
 
 
-def test_a_detached_exec_that_hangs_keeps_no_signal_from_the_container(tmp_path: Path) -> None:
+def test_container_gets_signals_while_a_detached_exec_hangs(tmp_path: Path) -> None:
     async def test(host: MonitorHost) -> None:
         case = await host.case(["sleep", "60"])
         await case.start()
@@ -212,7 +212,7 @@ def test_resize_without_a_terminal_is_refused(tmp_path: Path) -> None:
     _run(tmp_path, test)
 
 
-def test_listeners_are_handed_over(tmp_path: Path) -> None:
+def test_monitor_serves_a_listening_socket_that_the_daemon_handed_over(tmp_path: Path) -> None:
     async def test(host: MonitorHost) -> None:
         case = await host.case(["sleep", "60"])
         target = await trio.open_tcp_listeners(0, host="127.0.0.1")
@@ -265,7 +265,7 @@ def test_invalid_message_closes_its_connection_only(tmp_path: Path) -> None:
     _run(tmp_path, test)
 
 
-def test_daemon_that_reads_no_answers_is_disconnected_and_can_reconnect(tmp_path: Path) -> None:
+def test_monitor_disconnects_a_daemon_that_reads_no_answers_and_accepts_its_next_connection(tmp_path: Path) -> None:
     async def test(host: MonitorHost) -> None:
         case = await host.case(["sleep", "60"])
         await case.start()

@@ -26,7 +26,7 @@ LONG = "9" * 5000
     [("0", 0), ("0080", 80), ("0" * 6000 + "7", 7), ("255", 255), ("256", None), (LONG, None)]
     + [(text, None) for text in ("", "-1", "+1", " 1", "1_0", "1.0", "\u0661", "x")],
 )
-def test_natural_numbers_are_parsed_within_their_limit(text: str, number: int | None) -> None:
+def test_only_natural_numbers_up_to_the_limit_are_parsed(text: str, number: int | None) -> None:
     assert natural(text, 255) == number
 
 
@@ -45,13 +45,13 @@ def test_natural_numbers_are_parsed_within_their_limit(text: str, number: int | 
         lambda: seccomp.parse("[" * 100_000, ()),
     ],
 )
-def test_thousands_of_digits_are_refused(do: Any) -> None:
+def test_numbers_with_thousands_of_digits_are_refused(do: Any) -> None:
     with pytest.raises(InvalidParameter):
         do()
 
 
-def test_users_with_thousands_of_digits_are_refused(tmp_path: Path) -> None:
-    """The users come from the request, and from passwd and group of an image."""
+def test_user_ids_with_thousands_of_digits_are_refused(tmp_path: Path) -> None:
+    """The IDs come from the request, and from the files passwd and group of an image."""
     (tmp_path / "etc").mkdir()
     (tmp_path / "etc/passwd").write_text(f"long:x:{LONG}:{LONG}::/:/bin/sh\nuser:x:5:6::/home:/bin/sh\n")
     (tmp_path / "etc/group").write_text(f"long:x:{LONG}:user\nown:x:7:user\n")

@@ -1,4 +1,4 @@
-"""`userns-remap`: the mapping of a user, and options that containers with a user namespace cannot have."""
+"""`userns-remap`: the ID mapping of a user, and options that containers with a user namespace cannot have."""
 
 from __future__ import annotations
 
@@ -28,14 +28,14 @@ def etc(tmp_path: Path) -> str:
 
 
 @pytest.mark.parametrize("text", ["me", "7", "me:me", "me:8"])
-def test_ranges_are_mapped_in_the_order_of_their_first_ids(etc: str, text: str) -> None:
+def test_subordinate_id_ranges_are_mapped_in_the_order_of_their_first_ids(etc: str, text: str) -> None:
     ids = remapping.id_map(text, etc)
     assert ids is not None
     assert ids.uids == (IdRange(0, 1000, 10), IdRange(10, 5000, 20))
     assert (ids.gids, ids.root) == ((IdRange(0, 2000, 20),), (1000, 2000))
 
 
-def test_mappings_of_groups_default_users_and_none_are_found(etc: str) -> None:
+def test_userns_remap_accepts_a_group_and_default_and_host_and_an_empty_value(etc: str) -> None:
     ids = remapping.id_map("me:others", etc)
     assert ids is not None and ids.gids == (IdRange(0, 3000, 30),)
     ids = remapping.id_map("default", etc)
@@ -54,12 +54,12 @@ def test_mappings_of_groups_default_users_and_none_are_found(etc: str) -> None:
         ("root", "subgid has no range of root. Add one: usermod --add-subgids FIRST-LAST root"),
     ],
 )
-def test_missing_users_and_ranges_are_named(etc: str, text: str, sentence: str) -> None:
+def test_error_names_the_missing_user_or_group_or_range(etc: str, text: str, sentence: str) -> None:
     with pytest.raises(InvalidParameter, match=sentence):
         remapping.id_map(text, etc)
 
 
-def test_invalid_and_too_many_ranges_are_refused(etc: str) -> None:
+def test_invalid_ranges_and_more_than_340_ranges_are_refused(etc: str) -> None:
     Path(etc, "subuid").write_text("me:many:1\n")
     with pytest.raises(InvalidParameter, match="invalid range of me"):
         remapping.id_map("me", etc)
@@ -71,7 +71,7 @@ def test_invalid_and_too_many_ranges_are_refused(etc: str) -> None:
         remapping.id_map("default", etc)
 
 
-def test_directories_without_access_for_other_users_are_found(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_userns_remap_requires_an_exec_root_that_other_users_can_enter(monkeypatch: pytest.MonkeyPatch) -> None:
     with tempfile.TemporaryDirectory() as top:  # `tmp_path` is not used, because only its owner may enter it
         os.chmod(top, 0o711)
         middle, place = Path(top, "run"), Path(top, "run", "orlop")
@@ -103,6 +103,6 @@ def test_options_that_exclude_user_namespaces_are_refused(host: HostConfig, sent
     user_namespaces.check(IDS, host)
 
 
-def test_a_container_with_the_hosts_mode_has_no_mapping() -> None:
+def test_container_with_userns_mode_host_has_no_id_mapping() -> None:
     assert user_namespaces.ids_of(IDS, HostConfig()) is IDS
     assert user_namespaces.ids_of(IDS, HostConfig(userns_mode="host")) is None

@@ -1,4 +1,4 @@
-"""The OCI spec: golden files for a plain run and for the security options."""
+"""The OCI spec: golden files for a run without options and for the security options."""
 
 import json
 import os
@@ -60,7 +60,7 @@ def check_golden(name: str, spec: object) -> None:
         assert text == file.read(), f"{name}: the spec changed; if it is meant, run again with ORLOP_GOLDEN=write"
 
 
-def test_spec_of_a_plain_run_equals_dockers():
+def test_spec_of_a_run_without_options_equals_the_spec_of_docker():
     check_golden("plain", make())
 
 
@@ -138,13 +138,13 @@ def test_each_security_option_changes_only_its_part_of_the_spec(monkeypatch):
     check_golden("security", {name: difference(asked(**host)) for name, host in SECURITY.items()})
 
 
-def test_a_domain_name_is_set_by_its_sysctl():
+def test_domain_name_is_set_by_the_sysctl_kernel_domainname():
     spec = make(domainname="ship.example", sysctls={"net.core.somaxconn": "5"})
     assert spec["linux"]["sysctl"] == {"kernel.domainname": "ship.example", "net.core.somaxconn": "5"}
     assert "kernel.domainname" not in make(domainname="x", namespaces={"mount": ""})["linux"]["sysctl"]
 
 
-def test_a_seccomp_profile_is_passed_on_whole():
+def test_every_member_of_a_seccomp_profile_is_passed_to_the_runtime():
     profile = {
         "defaultAction": "SCMP_ACT_ALLOW",
         "flags": ["SECCOMP_FILTER_FLAG_LOG"],
@@ -182,8 +182,8 @@ def test_read_only_root_keeps_only_kernel_file_systems_writable():
 
 
 @pytest.mark.parametrize("readonly_rootfs", [True, False])
-def test_files_have_the_given_options_once(readonly_rootfs):
-    """The mount of a network file has each of the given options exactly once."""
+def test_mount_of_a_network_file_has_each_given_option_once(readonly_rootfs):
+    """A network file is, for example, /etc/hosts."""
     host = HostConfig(readonly_rootfs=readonly_rootfs)
     spec = make(host, files={"/etc/hosts": "/h"}, file_options=("ro", "noexec"))
     (found,) = [mount for mount in spec["mounts"] if mount["destination"] == "/etc/hosts"]
@@ -218,7 +218,7 @@ def test_unknown_capability_is_refused():
         capabilities.effective(["fly"], [], privileged=False)
 
 
-def test_mounts_replace_the_default_at_their_path_and_are_sorted_by_depth():
+def test_user_mounts_replace_default_mounts_at_the_same_path_and_are_sorted_by_depth():
     mounts = [
         {"destination": "/a/b", "type": "bind", "source": "/x", "options": ["rbind", "rslave"]},
         {"destination": "/a", "type": "bind", "source": "/y", "options": ["rbind", "rprivate"]},
@@ -230,11 +230,11 @@ def test_mounts_replace_the_default_at_their_path_and_are_sorted_by_depth():
     assert spec["linux"]["rootfsPropagation"] == "rslave"
 
 
-def test_propagation_is_never_left_out():
+def test_spec_always_has_a_rootfs_propagation():
     assert make()["linux"]["rootfsPropagation"] == "rprivate"
 
 
-def test_host_uts_has_no_hostname():
+def test_spec_with_the_hosts_uts_namespace_has_no_hostname():
     assert "hostname" not in make(namespaces={"mount": "", "pid": ""})
 
 
@@ -252,7 +252,7 @@ def test_file_that_is_no_device_is_refused():
         resources.device_nodes([Device(path_on_host="/etc/passwd", path_in_container="/dev/x")])
 
 
-def test_default_seccomp_depends_on_capabilities():
+def test_default_seccomp_profile_depends_on_capabilities():
     plain = seccomp.default(tuple(sorted(capabilities.DEFAULT)))
     admin = seccomp.default(tuple(sorted([*capabilities.DEFAULT, "CAP_SYS_ADMIN"])))
 
@@ -270,7 +270,7 @@ def test_default_seccomp_depends_on_capabilities():
     assert clone3 and clone3[0]["errnoRet"] == 38
 
 
-def test_environment_has_dockers_order_and_overrides():
+def test_environment_has_the_same_order_and_overrides_as_in_docker():
     env = environment.container("host", True, ["PATH=/x", "A=1", "A=2", "TERM"], "/home/a")
     assert env == ["PATH=/x", "HOSTNAME=host", "A=2", "HOME=/home/a"]
 
@@ -300,19 +300,19 @@ def root(tmp_path):
         ("5:6", (5, 6, (6,), "/")),
     ],
 )
-def test_users_resolve_in_the_containers_own_files(root, user, expected):
+def test_users_are_looked_up_in_the_containers_own_passwd_and_group(root, user, expected):
     assert users.resolve(root, user) == users.Identity(*expected)
 
 
 @pytest.mark.parametrize(
     "user", ["4294967296", "-1", "0x0", "bad", "nobody-here", "+0", "0:4294967296", "web:nogroup", "２"]
 )
-def test_invalid_users_are_refused_and_never_root(root, user):
+def test_invalid_users_are_refused_and_never_treated_as_root(root, user):
     with pytest.raises(InvalidParameter):
         users.resolve(root, user)
 
 
-def test_a_number_is_never_a_login_name(tmp_path):
+def test_number_is_never_looked_up_as_a_login_name(tmp_path):
     (tmp_path / "etc").mkdir()
     (tmp_path / "etc/passwd").write_text("1000:x:0:0::/root:/bin/sh\n")
     (tmp_path / "etc/group").write_text("50:x:0:1000\n")
@@ -324,7 +324,7 @@ def test_a_number_is_never_a_login_name(tmp_path):
         os.close(fd)
 
 
-def test_a_passwd_that_leads_outside_is_not_read(tmp_path):
+def test_passwd_symlink_that_leads_outside_the_container_is_not_followed(tmp_path):
     (tmp_path / "etc").mkdir()
     (tmp_path / "etc/passwd").symlink_to("/etc/passwd")
     (tmp_path / "etc/group").symlink_to("../../../../../../etc/group")
@@ -336,7 +336,7 @@ def test_a_passwd_that_leads_outside_is_not_read(tmp_path):
         os.close(fd)
 
 
-def test_a_passwd_that_is_a_pipe_does_not_hang(tmp_path):
+def test_named_pipe_at_etc_passwd_does_not_block_the_daemon(tmp_path):
     (tmp_path / "etc").mkdir()
     os.mkfifo(tmp_path / "etc/passwd")
     fd = os.open(tmp_path, os.O_PATH)

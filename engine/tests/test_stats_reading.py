@@ -77,7 +77,7 @@ def test_cgroup_v1_of_a_hybrid_host_is_read(tmp_path):
     assert found.pids == (1, 50)
 
 
-def test_removed_cgroup_reads_as_zeros(tmp_path):
+def test_stats_of_a_removed_cgroup_are_zero(tmp_path):
     source = Source.find([tree(tmp_path / "c", V2)])
     for file in (tmp_path / "c").iterdir():
         file.unlink()
@@ -94,7 +94,7 @@ def test_usage_of_the_host_is_read():
 # --- the sampling task ----------------------------------------------------------------------------------------------
 
 
-def test_failed_tick_loses_only_one_sample(tmp_path, monkeypatch, caplog):
+def test_failure_of_one_sampling_loses_only_one_sample(tmp_path, monkeypatch, caplog):
     failing = []
 
     async def sample(stats, watched):

@@ -81,11 +81,11 @@ def test_method_runs_on_a_thread():
     assert threads and threading.main_thread() not in threads
 
 
-def test_method_of_an_unguarded_object_is_called():
+def test_method_of_an_object_without_a_guard_is_called_directly():
     assert trio.run(asked, FakeLog().validate, {}) is None
 
 
-def test_answer_and_type_are_passed_on():
+def test_answer_is_passed_on_and_an_answer_of_a_wrong_type_is_a_driver_error():
     class Named(FakeLog):
         def path(self, info):
             return info
@@ -99,7 +99,7 @@ def test_answer_and_type_are_passed_on():
     trio.run(main)
 
 
-def test_methods_that_hang_open_the_breaker():
+def test_calls_fail_immediately_after_three_calls_in_a_row_have_hung():
     async def main():
         with hanging() as hang:
             gate, driver = log_driver(hang)
@@ -150,7 +150,7 @@ def test_a_cancelled_caller_does_not_wait():
     trio.run(main)
 
 
-def test_cancelled_trial_leaves_the_next_call_as_trial():
+def test_call_after_a_cancelled_trial_is_the_next_trial():
     async def main():
         with hanging() as hang:
             behaviors = [hang] * (MISSES + 1) + [lambda: None]
@@ -168,7 +168,7 @@ def test_cancelled_trial_leaves_the_next_call_as_trial():
     trio.run(main)
 
 
-def test_an_error_is_an_answer():
+def test_call_that_raises_an_error_does_not_count_as_hanging():
     def refuse():
         raise InvalidParameter("no")
 

@@ -14,7 +14,7 @@ from orlop_engine.threads import Abandonable
 
 
 class Device:
-    """A call that blocks until its gate opens."""
+    """A device whose `read` blocks until the event `gate` is set."""
 
     def __init__(self) -> None:
         self.gate = threading.Event()
@@ -27,7 +27,7 @@ class Device:
 
 
 async def begun(device: Device, count: int) -> None:
-    """Wait until threads have begun. The mock clock does not advance during the wait."""
+    """Wait until `count` threads have begun to read. The mock clock does not advance during the wait."""
     for _ in range(2000):
         if device.begun == count:
             return
@@ -98,7 +98,7 @@ def test_hanging_call_releases_its_slot() -> None:
     run(main)
 
 
-def test_abandoned_call_counts_towards_the_limit() -> None:
+def test_abandoned_call_counts_towards_the_limit_until_it_returns() -> None:
     kind = Abandonable("test", 1)
 
     async def main(device: Device) -> None:

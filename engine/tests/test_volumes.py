@@ -66,7 +66,7 @@ def run(tmp_path: Path) -> Callable[[Callable[[World], Awaitable[None]]], None]:
 Run = Callable[[Callable[[World], Awaitable[None]]], None]
 
 
-def test_created_volume_is_found_again(run: Run) -> None:
+def test_created_volume_exists_after_a_restart(run: Run) -> None:
     async def before(world: World) -> None:
         record = await world.volumes.create("data", "", {"note": "n"}, {"a": "b"})
         assert world.volumes.get("data").labels == {"a": "b"}
@@ -157,7 +157,7 @@ def test_filters_select_volumes(run: Run) -> None:
     run(test)
 
 
-def test_removed_volume_is_gone(run: Run) -> None:
+def test_unused_volume_can_be_removed_once(run: Run) -> None:
     async def test(world: World) -> None:
         await world.volumes.create("data")
         world.used["data"] = ["c1", "c2"]
@@ -176,7 +176,7 @@ def test_removed_volume_is_gone(run: Run) -> None:
     run(test)
 
 
-def test_prune_removes_unused_anonymous_volumes(run: Run) -> None:
+def test_prune_removes_only_unused_anonymous_volumes_by_default(run: Run) -> None:
     async def test(world: World) -> None:
         anonymous = (await world.volumes.create()).name
         for name, options in (("named", {}), ("used", {}), ("optioned", {"note": "x"}), ("labelled", {})):
@@ -194,7 +194,7 @@ def test_prune_removes_unused_anonymous_volumes(run: Run) -> None:
     run(test)
 
 
-def test_usage_counts_size_and_containers(run: Run) -> None:
+def test_disk_usage_of_a_volume_includes_its_size_and_number_of_containers(run: Run) -> None:
     async def test(world: World) -> None:
         await world.volumes.create("data")
         Path(world.volumes.mountpoint("data"), "file").write_text("12345")
@@ -219,7 +219,7 @@ def test_interrupted_removal_is_finished_when_the_daemon_starts(run: Run) -> Non
 
 
 @pytest.mark.parametrize("finished", [False, True])
-def test_a_driver_that_fails_to_remove_is_asked_again(run: Run, finished: bool) -> None:
+def test_failed_removal_by_a_driver_is_repeated_before_the_name_is_used_again(run: Run, finished: bool) -> None:
     async def test(world: World) -> None:
         async def broken(name: str) -> None:
             raise DriverError("the disk is on fire")
@@ -242,7 +242,7 @@ def test_a_driver_that_fails_to_remove_is_asked_again(run: Run, finished: bool) 
     run(test)
 
 
-def test_content_without_a_row_is_adopted_and_invalid_rows_are_quarantined(run: Run) -> None:
+def test_volume_without_a_row_is_adopted_and_invalid_rows_are_quarantined(run: Run) -> None:
     async def before(world: World) -> None:
         await world.driver.create("orphan", {"note": "n"})
         await world.store.commit([Put("volumes", "bad", b"\xc1")])
@@ -269,7 +269,7 @@ def test_volume_is_not_kept_when_its_row_cannot_be_saved(run: Run) -> None:
     run(test)
 
 
-def test_concurrent_creates_of_one_name_make_one_volume(run: Run) -> None:
+def test_concurrent_requests_for_one_name_create_one_volume(run: Run) -> None:
     async def test(world: World) -> None:
         made: list[tuple[VolumeRecord, bool]] = []
 
@@ -286,7 +286,7 @@ def test_concurrent_creates_of_one_name_make_one_volume(run: Run) -> None:
     run(test)
 
 
-def test_a_row_under_another_name_is_quarantined(run: Run) -> None:
+def test_volume_row_whose_key_differs_from_the_name_in_the_row_is_quarantined(run: Run) -> None:
     async def before(world: World) -> None:
         await world.store.commit([Put("volumes", "data", encode(VolumeRecord("other", "local", 0)))])
 
@@ -301,7 +301,7 @@ def test_a_row_under_another_name_is_quarantined(run: Run) -> None:
     run(after)
 
 
-def test_usage_leaves_out_volumes_that_keep_nothing_on_disk(run: Run) -> None:
+def test_disk_usage_leaves_out_volumes_that_keep_nothing_on_disk(run: Run) -> None:
     """Volumes with options, such as network shares, are not included in the disk usage, because their data is not in the
     data root."""
 
@@ -313,7 +313,7 @@ def test_usage_leaves_out_volumes_that_keep_nothing_on_disk(run: Run) -> None:
     run(test)
 
 
-def test_a_volume_without_options_and_labels_is_made_for_a_container(run: Run) -> None:
+def test_volume_for_a_container_needs_no_options_or_labels(run: Run) -> None:
     async def test(world: World) -> None:
         made, new = await world.volumes.ensure("data", "", None, None)
         assert (made.name, new, made.options, made.labels) == ("data", True, {}, {})
@@ -323,7 +323,7 @@ def test_a_volume_without_options_and_labels_is_made_for_a_container(run: Run) -
     run(test)
 
 
-def test_a_removed_volume_is_gone_from_the_store_too(run: Run) -> None:
+def test_removed_volume_has_no_row_in_the_store(run: Run) -> None:
     async def before(world: World) -> None:
         await world.volumes.create("data")
         await world.volumes.remove("data")
@@ -338,7 +338,7 @@ def test_a_removed_volume_is_gone_from_the_store_too(run: Run) -> None:
     run(after)
 
 
-def test_two_prunes_at_a_time_are_refused(run: Run) -> None:
+def test_prune_is_refused_while_another_prune_is_running(run: Run) -> None:
     async def test(world: World) -> None:
         await world.volumes.create("")
         refused: list[str] = []

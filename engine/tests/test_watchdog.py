@@ -54,7 +54,7 @@ def test_stopped_monitor_is_detected_and_explained(monkeypatch):
     in_case(monkeypatch, test)
 
 
-def test_hanging_monitor_is_detected_early_and_then_fails_fast(monkeypatch):
+def test_requests_to_a_monitor_that_was_found_hanging_fail_immediately(monkeypatch):
     async def test(case):
         case.deaf = True
         await case.fails_within(PATIENCE + 2, "does not answer")
@@ -83,7 +83,7 @@ def test_long_request_to_a_responsive_monitor_is_not_interrupted(monkeypatch):
     in_case(monkeypatch, test)
 
 
-def test_monitor_that_has_to_work_first_is_not_silent(monkeypatch):
+def test_monitor_is_not_considered_silent_during_the_work_of_a_request(monkeypatch):
     async def test(case):
         case.deaf = True
         began = trio.current_time()
@@ -94,7 +94,7 @@ def test_monitor_that_has_to_work_first_is_not_silent(monkeypatch):
     in_case(monkeypatch, test)
 
 
-def test_monitor_that_sent_data_meanwhile_is_not_silent(monkeypatch):
+def test_monitor_that_has_sent_data_since_the_request_is_not_considered_silent(monkeypatch):
     async def test(case):
         asked_at = trio.current_time()
         await trio.sleep(5)
@@ -107,7 +107,7 @@ def test_monitor_that_sent_data_meanwhile_is_not_silent(monkeypatch):
     in_case(monkeypatch, test)
 
 
-def test_no_pings_are_sent_without_waiters(monkeypatch):
+def test_monitor_is_not_pinged_while_no_request_waits(monkeypatch):
     async def test(case):
         await case.answers.wait("ask", trio.lowlevel.checkpoint)
         await trio.sleep(60)

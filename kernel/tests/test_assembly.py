@@ -68,7 +68,7 @@ class Blank:
 
 
 class Gates:
-    """The guards that `Gate` opens."""
+    """The object that the guard plugin `Gate` opens."""
 
     def guard(self, listener: Listener | None) -> None:
         return None
@@ -148,7 +148,7 @@ def opened(config: Config) -> list[object]:
     return trio.run(main)
 
 
-def test_valid_plugins_are_opened() -> None:
+def test_valid_plugins_are_accepted_and_opened() -> None:
     assert len(opened(config(services=("clock",), front_ends=("page",), guards=("gate",)))) == 3
 
 
@@ -170,12 +170,12 @@ def test_plugins_that_do_not_implement_their_protocol_are_refused(wrong: Config,
         opened(wrong)
 
 
-def test_check_plugins_are_compared_with_their_protocol() -> None:
+def test_check_plugin_whose_method_has_wrong_arguments_is_refused() -> None:
     with pytest.raises(DriverError, match=r'cannot use check plugin "clock": Nothing.open.* does not take the arguments'):
         assembly.check_plugins(config(services=("clock",)))
 
 
-def test_validate_reports_invalid_plugins() -> None:
+def test_option_validate_reports_invalid_plugins() -> None:
     found = list(assembly.problems(config(services=("clock", "bare"), guards=("bare",))))
     assert [problem.keys for problem in found] == [("services",), ("services",), ("guards",)]
     assert [problem.text for problem in found] == [
@@ -185,5 +185,5 @@ def test_validate_reports_invalid_plugins() -> None:
     ]
 
 
-def test_log_lists_the_front_ends_that_are_served() -> None:
+def test_log_line_lists_the_services_and_front_ends_and_guards_that_run() -> None:
     assert assembly.describe(config(services=("clock",))) == "services: clock; front ends: none; guards: none"

@@ -63,7 +63,7 @@ def test_json_log_lines_have_dockerds_keys() -> None:
     assert fields["time"].endswith("Z")
 
 
-def test_pid_file_is_written_and_removed(tmp_path: Path) -> None:
+def test_pid_file_contains_the_pid_and_is_removed_at_exit(tmp_path: Path) -> None:
     path = tmp_path / "sub" / "orlop.pid"
     with pidfile.held(str(path)):
         assert path.read_text() == f"{os.getpid()}\n"
@@ -93,12 +93,12 @@ def test_pid_file_of_a_running_daemon_is_refused(tmp_path: Path) -> None:
         child.communicate(b"\n")
 
 
-def test_roots_are_created_and_the_exec_root_is_locked(tmp_path: Path) -> None:
+def test_data_root_and_exec_root_are_created_and_the_exec_root_is_locked(tmp_path: Path) -> None:
     with process.roots(Config(data_root=str(tmp_path / "new"), exec_root=str(tmp_path / "run"))):
         assert (tmp_path / "new").is_dir() and (tmp_path / "run" / "orlop.lock").exists()
 
 
-def test_notify_is_sent_to_systemd(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_message_is_sent_to_the_notify_socket_of_systemd(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = str(tmp_path / "notify")
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
         manager.bind(path)
@@ -133,7 +133,7 @@ def test_systemd_watchdog_is_notified_twice_per_period(tmp_path: Path, monkeypat
             manager.recv(99)
 
 
-def test_inherited_sockets_must_name_this_process() -> None:
+def test_sockets_that_systemd_passed_to_another_process_are_ignored() -> None:
     assert systemd.inherited_sockets({}, 5) == {}
     environ = {"LISTEN_PID": "6", "LISTEN_FDS": "1", "OTHER": "x"}
     assert systemd.inherited_sockets(environ, 5) == {}
@@ -154,11 +154,11 @@ def opened(config: Config, inherited: dict[int, str] | None = None) -> list[obje
     return trio.run(main)
 
 
-def test_unix_socket_gets_group_and_mode(tmp_path: Path) -> None:
+def test_unix_socket_has_the_configured_group_and_mode_660(tmp_path: Path) -> None:
     assert 0o660 in opened(Config(hosts=(f"unix://{tmp_path}/s",), group=str(os.getgid())))
 
 
-def test_socket_belongs_to_root_without_the_default_group(
+def test_unix_socket_belongs_to_root_when_the_default_group_is_missing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     def no_group(name: str) -> None:
@@ -172,7 +172,7 @@ def test_socket_belongs_to_root_without_the_default_group(
 
 
 @pytest.mark.parametrize("host", ["tcp://0.0.0.0:0", "tcp://[::]:0", "tcp://example.org:0", "tcp://127.0.0.1.example.org:0"])
-def test_tcp_without_tls_off_loopback_is_refused(host: str) -> None:
+def test_tcp_address_outside_loopback_is_refused_without_tls(host: str) -> None:
     with pytest.raises(ConfigError, match="anyone who can reach this address can become root"):
         opened(Config(hosts=(host,)))
 
@@ -212,7 +212,7 @@ def test_reload_checks_the_hosts_of_the_next_start(caplog: pytest.LogCaptureFixt
     assert not caplog.text
 
 
-def test_missing_tls_files_are_named(tmp_path: Path) -> None:
+def test_error_names_each_missing_tls_file(tmp_path: Path) -> None:
     config = Config(hosts=("tcp://0.0.0.0:0",), tlsverify=True, tlscacert="/no/ca", tlscert="/no/cert", tlskey="/no/key")
     with pytest.raises(ConfigError, match="invalid TLS configuration: cannot read tlscert /no/cert: No such file"):
         opened(config)
@@ -230,7 +230,7 @@ def test_systemd_sockets_are_found_by_fd_or_name(tmp_path: Path) -> None:
         opened(Config(hosts=("fd://",)))
 
 
-def test_second_daemon_on_the_socket_is_refused(tmp_path: Path) -> None:
+def test_second_daemon_cannot_listen_on_the_same_socket(tmp_path: Path) -> None:
     with socket.socket(socket.AF_UNIX) as other:
         other.bind(str(tmp_path / "s"))
         other.listen()
@@ -279,7 +279,7 @@ BAD = """{
 """
 
 
-def test_validate_reports_all_problems_of_a_start(tmp_path: Path) -> None:
+def test_option_validate_reports_all_errors_that_would_prevent_a_start(tmp_path: Path) -> None:
     """`--validate` reports all errors, each with the line of its key."""
     path = tmp_path / "daemon.json"
     path.write_text(BAD)
@@ -324,13 +324,13 @@ def test_validate_reports_all_problems_of_a_start(tmp_path: Path) -> None:
         (["--fixed-cidr", "10.2.0.0/24"], "configuration OK", ""),
     ],
 )
-def test_validate_checks_the_default_bridge(flags: list[str], text: str, place: str) -> None:
+def test_option_validate_checks_the_default_bridge(flags: list[str], text: str, place: str) -> None:
     done = orlopd("--config-file", "/dev/null", "--validate", *flags)
     assert done.stderr.endswith(f"{text} [{place}]\n" if place else f"{text}\n")
     assert (done.returncode == 0) == ("OK" in text)
 
 
-def test_quick_answers_import_neither_trio_nor_the_engine() -> None:
+def test_show_config_imports_neither_trio_nor_the_engine() -> None:
     program = (
         "import sys; sys.argv = ['orlopd', '--show-config', '--config-file', '/dev/null']\n"
         "from orlop_kernel.__main__ import main\nassert main() == 0\n"
@@ -340,7 +340,7 @@ def test_quick_answers_import_neither_trio_nor_the_engine() -> None:
     assert done.stdout.endswith("\n[]\n")
 
 
-def test_every_listener_member_is_a_right_or_listed_as_harmless() -> None:
+def test_every_member_of_a_listener_entry_is_a_right_or_is_listed_as_giving_none() -> None:
     """Entries with different rights must not trust the same CA. So each member must be in `_rights`, or be listed here as a
     member that gives no right."""
     none = {"host", "tlscacert", "owner", "group", "mode"}

@@ -6,11 +6,11 @@ from orlop_kernel.config import Config, Loaded, plan
 from orlop_kernel.config.values import key_value
 
 
-def test_key_value_splits_at_the_first_equals_sign() -> None:
+def test_key_value_option_is_split_at_the_first_equals_sign() -> None:
     assert key_value("a=b=c") == ("a", "b=c")
 
 
-def test_reload_applies_reloadable_keys_and_lists_the_others() -> None:
+def test_reload_applies_reloadable_keys_and_lists_keys_that_need_a_restart() -> None:
     running = Config(debug=False, log_level="warn", group="a")
     wanted = Config(debug=True, group="b")
     found = plan(Loaded(running), Loaded(wanted))
@@ -19,7 +19,7 @@ def test_reload_applies_reloadable_keys_and_lists_the_others() -> None:
     assert (found.config.debug, found.config.log_level, found.config.group) == (True, "info", "a")
 
 
-def test_reload_without_a_difference_changes_nothing() -> None:
+def test_reload_of_an_unchanged_configuration_changes_nothing() -> None:
     found = plan(Loaded(Config()), Loaded(Config()))
     assert (found.applied, found.needs_restart) == ((), ())
     assert found.config == Config()

@@ -70,7 +70,7 @@ def test_busy_connections_are_not_closed() -> None:
 
 
 @pytest.mark.parametrize(("descriptor", "holders"), [(5, ("a", "a", "b", "b", "c", "d")), (100, ("a", "a", "b"))])
-def test_at_the_total_limit_the_peer_with_most_connections_loses_one(descriptor: int, holders: tuple[str, ...]) -> None:
+def test_peer_with_most_connections_loses_a_connection_at_the_total_limit(descriptor: int, holders: tuple[str, ...]) -> None:
     """The limit may be a number of connections or a number of descriptors."""
 
     async def main() -> None:
@@ -87,7 +87,7 @@ def test_at_the_total_limit_the_peer_with_most_connections_loses_one(descriptor:
     run(main)
 
 
-def test_state_of_departed_peers_is_dropped() -> None:
+def test_server_keeps_no_state_of_peers_without_connections() -> None:
     async def main() -> None:
         admission = Admission(FEW)
         for number in range(50):
@@ -105,7 +105,7 @@ def test_state_of_departed_peers_is_dropped() -> None:
     run(main)
 
 
-def test_a_peer_is_a_user_or_an_address(tmp_path: Path) -> None:
+def test_unix_clients_are_counted_per_user_and_tcp_clients_per_address(tmp_path: Path) -> None:
     async def main() -> None:
         keys = []
 
@@ -202,8 +202,8 @@ def test_answer_is_503_when_no_connection_is_idle(tmp_path: Path, caplog: pytest
     assert {record.__dict__["throttle"] for record in caplog.records} == {"connection refused"}
 
 
-def test_refused_client_may_write_late(tmp_path: Path) -> None:
-    """A client that sends its request after the refusal gets the answer, although many refused clients never close."""
+def test_refused_client_gets_the_answer_even_if_it_writes_its_request_late(tmp_path: Path) -> None:
+    """The client sends its request after the refusal. Many other refused clients never close their connections."""
 
     async def body(server: Server, path: str) -> None:
         async def slow(request: Request) -> Answer:
@@ -272,7 +272,7 @@ def test_memory_of_unfinished_bodies_is_limited(tmp_path: Path) -> None:
 
 
 class Failing(trio.abc.Listener[trio.SocketStream]):
-    """Fails to accept a number of times, then waits for ever."""
+    """A listener whose `accept` raises an OSError with each of these error numbers, and then waits for ever."""
 
     def __init__(self, *numbers: int) -> None:
         self.numbers = list(numbers)

@@ -1,4 +1,4 @@
-"""One connection, on memory streams and a mock clock."""
+"""One HTTP connection, on memory streams and a mock clock."""
 
 from __future__ import annotations
 
@@ -115,7 +115,7 @@ def test_unread_body_is_skipped_before_the_next_request() -> None:
     assert bodies(conversation(handler, sent)) == [b"/1", b"/2"]
 
 
-def test_long_unread_body_closes_the_connection() -> None:
+def test_connection_closes_after_an_unread_long_body() -> None:
     async def handler(request: Request) -> Answer:
         return Response(404, b"no")
 
@@ -125,14 +125,14 @@ def test_long_unread_body_closes_the_connection() -> None:
 
 
 @pytest.mark.parametrize("keep", [b"", b"Connection: keep-alive\r\n"])
-def test_http_1_0_connection_is_kept_only_on_request(keep: bytes) -> None:
+def test_http_1_0_connection_stays_open_only_if_the_client_requests_keep_alive(keep: bytes) -> None:
     sent = b"GET /1 HTTP/1.0\r\n" + keep + b"\r\n"
     got = conversation(echo, sent * 2)
     assert bodies(got) == ([b"/1:"] * 2 if keep else [b"/1:"])
     assert got.startswith(b"HTTP/1.0 200 OK\r\n")
 
 
-def test_continue_is_sent_when_the_body_is_wanted() -> None:
+def test_status_100_is_sent_when_the_handler_reads_the_body() -> None:
     async def client(stream: Client) -> None:
         await stream.send_all(b"PUT /x HTTP/1.1\r\nHost: d\r\nExpect: 100-continue\r\nContent-Length: 3\r\n\r\n")
         assert await stream.receive_some() == b"HTTP/1.1 100 Continue\r\n\r\n"
@@ -144,7 +144,7 @@ def test_continue_is_sent_when_the_body_is_wanted() -> None:
     talk(echo, client)
 
 
-def test_no_continue_is_sent_for_an_unread_body() -> None:
+def test_status_100_is_not_sent_when_the_handler_does_not_read_the_body() -> None:
     async def handler(request: Request) -> Answer:
         return Response(401, b"no")
 
@@ -153,7 +153,7 @@ def test_no_continue_is_sent_for_an_unread_body() -> None:
     assert b"Connection: close\r\n" in got
 
 
-def test_continue_is_sent_before_the_head_of_a_streaming_answer() -> None:
+def test_status_100_is_sent_before_the_head_of_a_streaming_answer() -> None:
     async def handler(request: Request) -> Answer:
         async def pieces() -> AsyncIterator[bytes]:
             async for piece in request.body:
@@ -225,7 +225,7 @@ def test_head_requests_get_no_body() -> None:
     assert b"four" not in got and b"1\r\nx" not in got
 
 
-def test_exception_of_a_handler_ends_its_connection_only(caplog: pytest.LogCaptureFixture) -> None:
+def test_exception_of_a_handler_is_answered_with_500(caplog: pytest.LogCaptureFixture) -> None:
     async def handler(request: Request) -> Answer:
         if request.path == "/header":
             return Response(200, b"", (("X", "a\r\nb"),))
@@ -303,7 +303,7 @@ def test_failed_stream_has_no_final_chunk(caplog: pytest.LogCaptureFixture) -> N
     assert "disk on fire" in caplog.text
 
 
-def test_handler_of_a_plain_answer_continues_when_the_client_leaves() -> None:
+def test_handler_runs_to_its_end_although_the_client_disconnects() -> None:
     done = []
 
     async def handler(request: Request) -> Answer:
@@ -318,7 +318,7 @@ def test_handler_of_a_plain_answer_continues_when_the_client_leaves() -> None:
     assert done
 
 
-def test_client_that_leaves_during_its_upload_is_not_logged(caplog: pytest.LogCaptureFixture) -> None:
+def test_disconnect_of_a_client_during_its_upload_is_not_logged(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.WARNING)
     failures: list[int] = []
 
@@ -347,7 +347,7 @@ async def shout(stream: RawStream) -> None:
 
 @pytest.mark.parametrize("headers", [b"", b"Connection: Upgrade\r\nUpgrade: tcp\r\n"])
 @pytest.mark.parametrize("body", [b"", b"{}", b"0\r\n\r\n"])
-def test_hijack_gets_bytes_sent_after_the_request(headers: bytes, body: bytes) -> None:
+def test_hijacked_stream_contains_the_bytes_sent_after_the_request(headers: bytes, body: bytes) -> None:
     async def handler(request: Request) -> Answer:
         return Hijack(b"HTTP/1.1 101 UPGRADED\r\n\r\n", shout)
 
@@ -365,7 +365,7 @@ def test_hijack_gets_bytes_sent_after_the_request(headers: bytes, body: bytes) -
     talk(handler, client)
 
 
-def test_failure_in_a_hijack_closes_the_connection(caplog: pytest.LogCaptureFixture) -> None:
+def test_exception_in_a_hijacked_connection_closes_the_connection(caplog: pytest.LogCaptureFixture) -> None:
     async def handler(request: Request) -> Answer:
         async def run(stream: RawStream) -> None:
             raise RuntimeError("lost")
@@ -387,7 +387,9 @@ LIMITS = Limits(head_timeout=3, idle_timeout=60, body_timeout=7)
         (b"PUT / HTTP/1.1\r\nHost: d\r\nContent-Length: 2\r\n\r\na", 7, b"HTTP/1.1 408 Request Timeout"),
     ],
 )
-def test_slow_clients_are_disconnected_in_time(sent: bytes, seconds: float, answer: bytes) -> None:
+def test_idle_clients_and_slow_requests_are_disconnected_after_their_time_limits(
+    sent: bytes, seconds: float, answer: bytes
+) -> None:
     async def client(stream: Client) -> None:
         began = trio.current_time()
         if sent:
@@ -402,7 +404,7 @@ def test_slow_clients_are_disconnected_in_time(sent: bytes, seconds: float, answ
     talk(echo, client, LIMITS)
 
 
-def test_idle_time_counts_from_the_last_answer() -> None:
+def test_idle_time_of_a_connection_starts_after_the_last_answer() -> None:
     async def slow(request: Request) -> Answer:
         await trio.sleep(100)  # a request in progress is not idle
         return Response(200, b"done")
@@ -419,7 +421,7 @@ def test_idle_time_counts_from_the_last_answer() -> None:
     talk(slow, client, LIMITS)
 
 
-def test_slowly_sent_head_has_one_deadline() -> None:
+def test_request_head_sent_byte_by_byte_has_one_deadline() -> None:
     async def client(stream: Client) -> None:
         got = b""
         for byte in GET % b"/very-slow":

@@ -33,11 +33,11 @@ def test_chunks_are_joined() -> None:
 
 
 @pytest.mark.parametrize("cut", range(1, len(WIRE)))
-def test_chunks_may_be_cut_anywhere(cut: int) -> None:
+def test_chunked_body_may_arrive_in_two_pieces_cut_anywhere(cut: int) -> None:
     assert feed(Chunked(), [WIRE[:cut], WIRE[cut:]]) == (b"abc0123456789", b"GET")
 
 
-def test_chunks_may_arrive_byte_by_byte() -> None:
+def test_chunked_body_may_arrive_byte_by_byte() -> None:
     assert feed(Chunked(), [WIRE[i : i + 1] for i in range(len(WIRE))]) == (b"abc0123456789", b"GET")
 
 

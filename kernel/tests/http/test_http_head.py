@@ -1,4 +1,4 @@
-"""Request heads that are accepted, and the status with which other heads are refused."""
+"""Request heads that the parser accepts, and the HTTP status with which the parser refuses other heads."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def refused(data: bytes) -> BadRequest:
     return caught.value
 
 
-def test_head_ends_at_its_last_byte() -> None:
+def test_parser_finds_the_end_of_a_request_head_and_leaves_the_following_bytes() -> None:
     head = b"POST /a HTTP/1.1\r\nHost: d\r\nContent-Length: 3\r\n\r\n"
     parsed = HeadParser(LIMITS).parse(head + b"abcGET / HTTP/1.1\r\n")
     assert parsed is not None
@@ -34,7 +34,7 @@ def test_head_ends_at_its_last_byte() -> None:
     assert (parsed[0].method, parsed[0].path, parsed[0].length) == ("POST", "/a", 3)
 
 
-def test_headers_are_lower_case_trimmed_and_joined() -> None:
+def test_header_names_become_lower_case_and_values_are_trimmed_and_joined() -> None:
     head = get("/", "X-A: 1 \t\r\nx-a:2\r\nEmpty:\r\n")
     assert head.headers == {"host": "d", "x-a": "1, 2", "empty": ""}
 
@@ -45,7 +45,7 @@ def test_paths_and_queries_are_decoded() -> None:
     assert head.query == {"name": ["x y+z", "2"], "flag": [""], "e": [""], "f": ["a=b=c"]}
 
 
-def test_names_that_are_not_utf8_are_kept() -> None:
+def test_query_values_that_are_not_utf8_are_kept() -> None:
     assert get("/x?path=%ff").query["path"][0].encode("utf-8", "surrogateescape") == b"\xff"
 
 
@@ -53,11 +53,11 @@ def test_names_that_are_not_utf8_are_kept() -> None:
     ("target", "path"),
     [("http://docker/_ping?a=1", "/_ping"), ("http://docker", "/"), ("http://docker?x", "/"), ("*", "*")],
 )
-def test_path_is_found_in_every_form_of_the_target(target: str, path: str) -> None:
+def test_path_is_parsed_from_every_form_of_request_target(target: str, path: str) -> None:
     assert get(target).path == path
 
 
-def test_invalid_escape_in_the_query_does_not_break_the_request() -> None:
+def test_request_with_an_invalid_escape_in_its_query_is_parsed_and_has_a_query_error() -> None:
     assert get("/x?a=%zz").query_error == 'invalid URL escape "%zz"'
     assert get("/x?a=%4").query_error == 'invalid URL escape "%4"'
 
@@ -90,12 +90,12 @@ def test_unknown_methods_are_passed_to_the_handler() -> None:
         ("1.0", "Keep-Alive", True),
     ],
 )
-def test_keep_alive_is_parsed_from_version_and_header(version: str, connection: str, keep: bool) -> None:
+def test_http_version_and_connection_header_determine_keep_alive(version: str, connection: str, keep: bool) -> None:
     line = f"Connection: {connection}\r\n" if connection else ""
     assert parse(f"GET / HTTP/{version}\r\nHost: d\r\n{line}\r\n".encode()).keep_alive is keep
 
 
-def test_expect_header_is_used_only_with_a_body() -> None:
+def test_expect_header_is_ignored_without_a_body_and_in_http_1_0() -> None:
     def expects(version: str, length: int) -> bool:
         head = f"PUT / HTTP/{version}\r\nHost: d\r\nExpect: 100-Continue\r\nContent-Length: {length}\r\n\r\n"
         return parse(head.encode()).expects
@@ -105,8 +105,8 @@ def test_expect_header_is_used_only_with_a_body() -> None:
     assert not expects("1.0", 5)
 
 
-def test_one_parser_reads_many_heads_also_behind_bodies_and_upgrades() -> None:
-    """The same parser reads the next request, even after a request with a body or an upgrade."""
+def test_one_parser_reads_many_request_heads_even_after_bodies_and_upgrades() -> None:
+    """The requests before the next head may have a body or ask for an upgrade."""
     parser = HeadParser(LIMITS)
     for method, headers in (
         (b"GET", b""),

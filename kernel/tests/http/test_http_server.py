@@ -76,7 +76,7 @@ def test_concurrent_unix_clients_are_identified(tmp_path: Path) -> None:
     assert seen == {("unix", os.getpid(), os.getuid(), os.getgid())}
 
 
-def test_stream_waits_for_a_slow_reader_and_is_cancelled_when_it_leaves(tmp_path: Path) -> None:
+def test_stream_waits_for_a_slow_client_and_is_cancelled_when_the_client_disconnects(tmp_path: Path) -> None:
     produced = 0
     ended = trio.Event()
 
@@ -109,7 +109,7 @@ def test_stream_waits_for_a_slow_reader_and_is_cancelled_when_it_leaves(tmp_path
 
 
 @pytest.mark.parametrize("how", ["close", "half-close"])
-def test_stream_without_data_is_cancelled_when_the_client_leaves(tmp_path: Path, how: str) -> None:
+def test_stream_without_data_is_cancelled_when_the_client_disconnects(tmp_path: Path, how: str) -> None:
     ended = trio.Event()
 
     async def handler(request: Request) -> Answer:
@@ -274,7 +274,7 @@ def test_unix_socket_gets_its_mode_and_group_and_is_removed_on_close(tmp_path: P
     trio.run(main)
 
 
-def test_only_stale_sockets_are_replaced(tmp_path: Path) -> None:
+def test_stale_socket_is_replaced_but_not_a_live_socket_or_a_file(tmp_path: Path) -> None:
     path = str(tmp_path / "s.sock")
     stale = socket.socket(socket.AF_UNIX)
     stale.bind(path)
@@ -308,7 +308,7 @@ def test_socket_of_another_daemon_is_not_removed(tmp_path: Path) -> None:
     trio.run(main)
 
 
-def test_listening_socket_is_inherited(tmp_path: Path) -> None:
+def test_server_accepts_clients_on_an_inherited_listening_socket(tmp_path: Path) -> None:
     sock = socket.socket(socket.AF_UNIX)
     sock.bind(str(tmp_path / "s.sock"))
 
@@ -330,7 +330,7 @@ def test_listening_socket_is_inherited(tmp_path: Path) -> None:
     sock.close()
 
 
-def test_tcp_clients_have_an_address() -> None:
+def test_server_knows_the_address_and_port_of_a_tcp_client() -> None:
     peers = []
 
     async def handler(request: Request) -> Answer:
@@ -365,7 +365,9 @@ def certificate(directory: Path) -> tuple[str, str]:
     return cert, key
 
 
-def test_mutual_tls_works_with_hijack_and_refuses_plain_clients(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_mutual_tls_works_with_hijacked_connections_and_refuses_clients_without_tls(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     cert, key = certificate(tmp_path)
     server_side = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH, cafile=cert)
     server_side.load_cert_chain(cert, key)
@@ -437,7 +439,7 @@ def test_mutual_tls_works_with_hijack_and_refuses_plain_clients(tmp_path: Path, 
         (b"no HTTP\r\n\r\n", True),
     ],
 )
-def test_a_connection_leaves_no_garbage(tmp_path: Path, request_: bytes, answered: bool) -> None:
+def test_closed_connection_leaves_no_reference_cycles(tmp_path: Path, request_: bytes, answered: bool) -> None:
     """A reference cycle would keep the connection's buffers until a full garbage collection."""
 
     async def handler(request: Request) -> Answer:
@@ -479,9 +481,11 @@ def test_a_connection_leaves_no_garbage(tmp_path: Path, request_: bytes, answere
 
 
 @pytest.mark.parametrize("hijacked", [False, True])
-def test_failure_of_a_stream_is_logged_like_others(tmp_path: Path, hijacked: bool, caplog: pytest.LogCaptureFixture) -> None:
-    """`on_error` logs the failure, and does not log errors of clients as bugs. The client sees that the answer is
-    incomplete."""
+def test_on_error_is_called_when_a_stream_fails_after_the_head_was_sent(
+    tmp_path: Path, hijacked: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The server itself logs nothing, because only `on_error` can tell errors of clients from bugs. The client sees that
+    the answer is incomplete."""
     told = []
 
     async def handler(request: Request) -> Answer:
