@@ -17,7 +17,7 @@ update:
 - the client: `_LIVING` in `commands/system.py`, `_containers` in `_completion.py`, `_ALIVE` in `explain/objects.py`, and
   `explain/container.py`, `commands/attach.py`, and the colours and keys of `fullscreen`; find all of it with
   `grep -rE '"(running|paused|restarting)"' cli/orlop_cli`;
-- a new schema version of the rows (`record.SCHEMA`), so that an older Orlop refuses rows with the new phase;
+- a new schema version of the rows (`record.SCHEMA`), so that the error of an older Orlop says that the row is too new;
 - the tests: `PHASES`, `TABLE` and `APPLY` in `test_state.py`, the schema version in `test_rows.py`, and the operation in
   `tests/crash/operations.py`.
 
