@@ -44,7 +44,7 @@ def try_phases(tests: str, *, root: bool) -> str:
     return done.stdout.strip()
 
 
-def test_each_kind_of_guard_is_changed() -> None:
+def test_mutants_change_each_kind_of_guard() -> None:
     names = [mutant.name for mutant in mutants("m", ast.parse(_SOURCE))]
     assert sorted(names) == [
         "m:store: any for all: all(piece)",
@@ -85,7 +85,7 @@ def test_fails_without_a_change():
 """
 
 
-def test_change_that_a_test_notices_does_not_survive(tmp_path: Path) -> None:
+def test_mutant_survives_only_if_no_test_fails_because_of_its_change(tmp_path: Path) -> None:
     assert try_phases("kernel/tests/test_phases.py", root=False) == "1 0"
     assert try_phases("kernel/tests/test_store.py", root=False) == "0 1", "no test reaches it"
     reached = tmp_path / "test_reached.py"
@@ -95,7 +95,7 @@ def test_change_that_a_test_notices_does_not_survive(tmp_path: Path) -> None:
     assert (found[:3], found[-27:]) == ("0 1", "test_fails_without_a_change")
 
 
-def test_a_result_counts_survivors() -> None:
+def test_result_shows_how_many_mutants_were_noticed_and_lists_the_others() -> None:
     result = Result("access", 20, ("m:f: leave out: sync(data)",))
     assert str(result) == "access: 19 of 20 noticed (95.0%)\n    m:f: leave out: sync(data)"
     assert Result("access", 0, ()).killed == 1
@@ -104,7 +104,7 @@ def test_a_result_counts_survivors() -> None:
 @pytest.mark.root
 @pytest.mark.parametrize("root", [True, False])
 def test_a_mutant_that_runs_as_root_cannot_harm_the_machine(root: bool) -> None:
-    """The test only reads mount flags and tries to change its own file, so it is harmless even without the protection."""
+    """The test in the mutant only reads mount flags and tries to change its file, so a failing protection does no harm."""
     places = ("/", "/usr", "/dev", "/var/tmp", str(_ROOT))
     harm = Path("/var/tmp") / f"test_orlop_harm_{os.getpid()}.py"
     victim = harm.with_suffix(".victim")

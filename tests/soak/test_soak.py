@@ -27,8 +27,8 @@ def test_repeated_operations_leak_nothing(fresh: Callable[..., Engine]) -> None:
     assert not report.leaks, "\n".join(f"{key}: {first} -> {last}" for key, (first, last) in report.leaks.items())
 
 
-def test_memory_of_a_burst_is_returned_to_the_kernel(fresh: Callable[..., Engine]) -> None:
-    """The daemon returns the memory in the next idle moment. malloc alone would keep it, because the end of the heap is in
+def test_daemon_returns_memory_to_the_kernel_after_a_burst_of_requests(fresh: Callable[..., Engine]) -> None:
+    """The daemon returns the memory when it is idle. malloc alone would keep the memory, because the end of the heap is in
     use."""
     engine = fresh({"shutdown-timeout": 3})
     assert engine.process is not None
@@ -46,7 +46,9 @@ def test_memory_of_a_burst_is_returned_to_the_kernel(fresh: Callable[..., Engine
         until(lambda: sample(pid)["Rss"] - before < 25 << 10, "memory is given back", 40)
 
 
-def test_a_start_that_is_cut_off_leaves_no_cgroup(fresh: Callable[..., Engine], tmp_path: Path) -> None:
+def test_container_start_interrupted_by_the_kill_of_the_monitor_leaves_no_cgroup(
+    fresh: Callable[..., Engine], tmp_path: Path
+) -> None:
     """The monitor is killed when the runtime has created cgroups, but no state by which it could delete the container."""
     program = tmp_path / "half-runc"
     program.write_text(

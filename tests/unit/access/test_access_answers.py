@@ -66,7 +66,7 @@ def shown(role: str, route: str, answer: Answer, *labels: str) -> tuple[int, byt
 
 
 @pytest.mark.parametrize("labels", [(), ("a=b",)])
-def test_read_only_clients_see_no_environment(labels: tuple[str, ...]) -> None:
+def test_read_only_clients_see_no_values_of_environment_variables(labels: tuple[str, ...]) -> None:
     status, body = shown("read-only", "GET /containers/{id}/json", json_response(INSPECT), *labels)
     assert (status, msgspec.json.decode(body)) == (200, {**INSPECT, "Config": {"Env": [f"PASSWORD={HIDDEN}"]}})
 
@@ -82,12 +82,12 @@ def test_read_only_clients_see_no_environment(labels: tuple[str, ...]) -> None:
         ("full a=b", "GET /info", json_response({"Containers": 2})),
     ],
 )
-def test_other_answers_are_passed_on_unchanged(role: str, route: str, answer: Response) -> None:
+def test_answer_is_unchanged_if_no_rule_of_the_listener_applies(role: str, route: str, answer: Response) -> None:
     role, *labels = role.split()
     assert shown(role, route, answer, *labels) == (answer.status, answer.body)
 
 
-def test_a_network_shows_only_the_members_of_the_scope() -> None:
+def test_network_inspect_on_a_listener_with_labels_shows_only_containers_with_the_labels() -> None:
     status, body = shown("full", "GET /networks/{id}", json_response(NETWORK), "a=b")
     assert (status, msgspec.json.decode(body)["Containers"]) == (200, {OWN: {"Name": "own"}})
     status, body = shown("full", "GET /networks/{id}", json_response({**NETWORK, "Containers": None}), "a=b")
@@ -125,7 +125,7 @@ class _Pieces:
 
 
 @pytest.mark.parametrize(("whole", "outcome"), [(True, "complete"), (False, "broken off")])
-def test_audit_log_has_the_end_of_a_stream(tmp_path: Path, whole: bool, outcome: str) -> None:
+def test_audit_log_records_how_a_stream_ended(tmp_path: Path, whole: bool, outcome: str) -> None:
     pieces = _Pieces()
 
     async def ask(audit: Audit) -> None:
@@ -141,7 +141,7 @@ def test_audit_log_has_the_end_of_a_stream(tmp_path: Path, whole: bool, outcome:
 
 
 @pytest.mark.parametrize(("error", "outcome"), [(None, "complete"), (OSError("reset"), "broken off")])
-def test_audit_log_has_the_end_of_a_hijacked_connection(tmp_path: Path, error: Exception | None, outcome: str) -> None:
+def test_audit_log_records_how_a_hijacked_connection_ended(tmp_path: Path, error: Exception | None, outcome: str) -> None:
     ran = []
 
     async def run(stream: RawStream) -> None:
@@ -163,7 +163,7 @@ def test_audit_log_has_the_end_of_a_hijacked_connection(tmp_path: Path, error: E
     assert ran == ["stream"]
 
 
-def test_audit_log_has_calls_of_disconnected_clients(tmp_path: Path) -> None:
+def test_audit_log_records_calls_whose_clients_disconnected(tmp_path: Path) -> None:
     async def ask(audit: Audit) -> None:
         async def handler(call: Call) -> Answer:
             await trio.sleep_forever()
@@ -178,9 +178,8 @@ def test_audit_log_has_calls_of_disconnected_clients(tmp_path: Path) -> None:
     assert logged(tmp_path, ask) == [("call", "broken off")]
 
 
-def test_body_read_for_plugins_keeps_its_limit() -> None:
-    """A body that was read for an authorization plugin can be read again by the handler, with the handler's limit of
-    size."""
+def test_handlers_size_limit_applies_to_a_body_that_was_read_for_a_plugin() -> None:
+    """The handler can read a body again that was read for an authorization plugin. The handler's limit still applies."""
 
     async def main() -> None:
         body = _BufferedBody(b"12345")

@@ -26,7 +26,7 @@ from orlop_sdk import NotFound
 from .authz_fixture import Fake, api, logged, request, serving, told
 
 
-def test_change_is_refused_when_a_required_audit_log_fails(tmp_path: Path) -> None:
+def test_request_for_a_change_is_refused_if_the_required_audit_log_cannot_be_written(tmp_path: Path) -> None:
     reached = []
 
     async def handler(call: Call) -> Answer:
@@ -57,7 +57,7 @@ def test_change_is_refused_when_a_required_audit_log_fails(tmp_path: Path) -> No
     assert reached == ["POST", "GET"]
 
 
-def test_required_audit_log_delays_changes_alone(tmp_path: Path) -> None:
+def test_required_audit_log_is_written_before_a_change_but_after_a_wait_request(tmp_path: Path) -> None:
     """`POST /containers/{id}/wait` changes nothing, so it is answered even if the log cannot be written."""
 
     async def handler(call: Call) -> Answer:
@@ -79,7 +79,7 @@ def test_required_audit_log_delays_changes_alone(tmp_path: Path) -> None:
     ]
 
 
-def test_withheld_answer_says_what_was_done(tmp_path: Path) -> None:
+def test_audit_log_shows_the_created_object_if_a_plugin_denies_the_answer(tmp_path: Path) -> None:
     """If a plugin denies the answer of a request that was carried out, the audit log has the status and the created
     object."""
 
@@ -162,7 +162,7 @@ class FakeCollection:
         ),
     ],
 )
-def test_audit_log_has_created_objects_and_their_settings(
+def test_audit_log_shows_type_and_name_of_the_object_of_a_request(
     tmp_path: Path, route: str, path: str, query: Any, body: Any, answer: Any, shown: dict[str, str]
 ) -> None:
     engine: Any = SimpleNamespace(

@@ -21,7 +21,7 @@ from orlop_kernel.routing.call import Call
 from .authz_fixture import ALLOW, Fake, Verdict, api, request, serving, told
 
 
-def test_request_to_a_plugin_has_dockers_fields(tmp_path: Path) -> None:
+def test_request_to_a_plugin_has_the_same_fields_as_in_docker(tmp_path: Path) -> None:
     data = b'{ "a" : 1 }'
     seen = []
 
@@ -101,8 +101,8 @@ def test_plugin_client_is_imported_on_a_thread(tmp_path: Path, monkeypatch: pyte
     assert threads == [("orlop_guard_listeners.authz_client", False)]
 
 
-def test_streaming_handler_gets_the_body_that_the_plugin_saw(tmp_path: Path) -> None:
-    """The same is true for invalid content whose type is JSON."""
+def test_streaming_handler_gets_the_same_body_as_the_plugin(tmp_path: Path) -> None:
+    """The bodies are equal even if the content type is JSON and the content is not JSON."""
     seen = []
 
     async def handler(call: Call) -> Answer:
@@ -120,7 +120,7 @@ def test_streaming_handler_gets_the_body_that_the_plugin_saw(tmp_path: Path) -> 
     assert seen == [b"tar", b"tar"]
 
 
-def test_first_denial_ends_the_chain(tmp_path: Path) -> None:
+def test_plugin_that_denies_a_request_ends_the_chain(tmp_path: Path) -> None:
     reached = []
 
     async def handler(call: Call) -> Answer:
@@ -149,7 +149,7 @@ def test_first_denial_ends_the_chain(tmp_path: Path) -> None:
         (None, 500, "plugin bad failed with error: AuthZPlugin.AuthZReq: no answer in"),
     ],
 )
-def test_every_answer_but_an_approval_denies(
+def test_request_is_denied_unless_the_plugins_answer_is_an_approval(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, verdict: Any, status: int, text: str
 ) -> None:
     monkeypatch.setattr(authz, "TIMEOUT", 0.3)
@@ -165,7 +165,7 @@ def test_every_answer_but_an_approval_denies(
     trio.run(main)
 
 
-def test_plugin_that_is_missing_or_of_another_kind_denies(tmp_path: Path) -> None:
+def test_request_is_denied_if_the_plugin_is_missing_or_not_for_authorization(tmp_path: Path) -> None:
     async def main() -> None:
         fake = Fake("volumes", tmp_path, lambda method, question: ALLOW)
         fake.implements = ["VolumeDriver"]
@@ -180,7 +180,7 @@ def test_plugin_that_is_missing_or_of_another_kind_denies(tmp_path: Path) -> Non
     trio.run(main)
 
 
-def test_body_too_large_for_plugins_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_request_body_over_the_size_limit_of_plugins_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     async def handler(call: Call) -> Answer:
         raise AssertionError("it was carried out")
 
@@ -207,7 +207,7 @@ class Pieces:
         self.closed = True
 
 
-def test_streaming_answers_are_authorized_before_their_start(tmp_path: Path) -> None:
+def test_denied_stream_or_hijacked_connection_does_not_start(tmp_path: Path) -> None:
     pieces, ran = Pieces(), []
 
     async def run(stream: RawStream) -> None:
@@ -261,7 +261,7 @@ def test_stream_is_closed_when_the_client_disconnects_during_the_request_to_the_
 
 
 @pytest.mark.parametrize("status", [400, 404])
-def test_error_of_a_handler_is_passed_on_when_a_plugin_denies_the_answer(tmp_path: Path, status: int) -> None:
+def test_client_gets_the_error_of_a_handler_even_if_a_plugin_denies_the_answer(tmp_path: Path, status: int) -> None:
     async def handler(call: Call) -> Answer:
         return json_response({"message": "No such thing"}, status)
 

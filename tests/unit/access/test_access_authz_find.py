@@ -1,4 +1,4 @@
-"""How authorization plugins are found by their names."""
+"""The search for an authorization plugin by its name."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from orlop_kernel.config import ConfigError
 from orlop_kernel.http.listeners import open_unix_listener
 
 
-def test_plugin_sockets_and_specs_are_found(tmp_path: Path) -> None:
+def test_plugins_are_found_by_sockets_and_spec_files(tmp_path: Path) -> None:
     sockets, specs = tmp_path / "run", tmp_path / "etc"
     (sockets / "sub").mkdir(parents=True)
     specs.mkdir()
@@ -53,7 +53,7 @@ async def _socket(path: Path, found: Callable[[str], Address]) -> None:
     await listener.aclose()
 
 
-def test_known_plugins_survive_a_reload(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_reload_keeps_the_client_of_a_plugin_that_stays_configured(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("orlop_guard_listeners.authz.find", lambda name: Address(f"unix:///{name}", f"/{name}"))
     chain = Chain()
     first = chain.prepare(["a", "b"])

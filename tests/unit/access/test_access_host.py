@@ -136,7 +136,7 @@ REACHED = {
 
 
 @pytest.mark.parametrize("listener", LISTENERS)
-def test_listeners_reach_only_their_routes_to_a_container_with_a_bind_mount(listener: str) -> None:
+def test_listener_allows_only_the_listed_routes_for_a_container_with_a_bind_mount(listener: str) -> None:
     about_one = [route for route in ROUTES if route == "POST /commit" or "/containers/{" in route or "/exec/{" in route]
     bodies = {"POST /containers/{id}/update": {}, "POST /containers/{id}/exec": {}}
     reached = {route for route in about_one if ask(LISTENERS[listener], route, "bound", bodies.get(route))[0] == 200}
@@ -157,9 +157,11 @@ def test_listeners_reach_only_their_routes_to_a_container_with_a_bind_mount(list
         ("anonymous", "the volume etc, which is a directory", "the volume etc, which is a directory"),
     ],
 )
-def test_archive_reads_by_listener_and_host_access(name: str, no_exec: str, labelled: str) -> None:
-    """`docker cp` out of a container is allowed or refused depending on the listener and on the container's access to the
-    host."""
+def test_archive_download_is_refused_by_listener_and_host_access_of_the_container(
+    name: str, no_exec: str, labelled: str
+) -> None:
+    """The listener and the container's access to the host decide whether `docker cp` may copy files out of the
+    container."""
     for listener, refused in (("no-exec", no_exec), ("no-exec, labels", labelled), ("full, labels", "")):
         for method in ("GET", "HEAD"):
             status, said, found = ask(LISTENERS[listener], f"{method} /containers/{{id}}/archive", name)
@@ -167,7 +169,7 @@ def test_archive_reads_by_listener_and_host_access(name: str, no_exec: str, labe
             assert refused or found == ENGINE.containers.get(name).id  # by ID, because another container may get the name
 
 
-def test_routes_that_reach_the_host_have_a_host_rule() -> None:
+def test_routes_that_can_access_the_host_have_a_host_rule() -> None:
     assert {route for route, rule in ROUTES.items() if rule.host is Host.FILES} == {
         "GET /containers/{id}/archive",
         "HEAD /containers/{id}/archive",
@@ -182,7 +184,7 @@ def test_routes_that_reach_the_host_have_a_host_rule() -> None:
 
 
 @pytest.mark.parametrize("field", ["PidMode", "IpcMode"])
-def test_only_role_full_shares_processes_with_a_container(field: str) -> None:
+def test_only_role_full_can_join_the_namespaces_of_a_container_with_host_mounts(field: str) -> None:
     """A process in a container's namespace can reach the container's files, including mounted directories of the host."""
     body = {"Image": "x", "HostConfig": {field: "container:bound"}}
     for listener in ("no-exec", "no-exec, labels", "full, labels"):

@@ -105,8 +105,8 @@ def on(tmp_path: Path, body: Callable[[ImagesFixture], Awaitable[None]]) -> None
 REFUSED = "is not allowed for role no-exec of listener unix:///ci"
 
 
-def test_tag_of_another_owner_cannot_be_moved(tmp_path: Path) -> None:
-    """Covers load, import and tag; commit and pull make the same two calls."""
+def test_client_cannot_move_a_tag_of_another_owner(tmp_path: Path) -> None:
+    """Covers load, import and tag. Commit and pull call the same two functions."""
 
     async def body(fixture: ImagesFixture) -> None:
         admin, ci = Client(fixture, UNRESTRICTED), Client(fixture, policy("ci"))
@@ -128,8 +128,8 @@ def test_tag_of_another_owner_cannot_be_moved(tmp_path: Path) -> None:
     on(tmp_path, body)
 
 
-def test_tag_given_to_another_owner_meanwhile_is_not_moved(tmp_path: Path) -> None:
-    """The name was free when the request arrived. The owner is checked again before the name is moved."""
+def test_import_does_not_move_a_tag_that_another_owner_got_during_the_import(tmp_path: Path) -> None:
+    """When the request arrives, no image has the name. The owner is checked again before the name is set."""
 
     async def body(fixture: ImagesFixture) -> None:
         admin = Client(fixture, UNRESTRICTED)
@@ -148,8 +148,8 @@ def test_tag_given_to_another_owner_meanwhile_is_not_moved(tmp_path: Path) -> No
 
 
 def test_pull_cannot_move_a_tag_of_another_owner(tmp_path: Path) -> None:
-    """A pull is refused before any download if the client may not set the name. Whatever labels the listener has, a name
-    that no image has may be pulled."""
+    """A pull is refused before any download if the client may not set the name. A listener
+    with any labels may pull a name that no image has."""
 
     async def body(fixture: ImagesFixture) -> None:
         with serving() as registry:
@@ -221,7 +221,7 @@ def test_untagged_image_of_another_owner_cannot_be_removed(tmp_path: Path) -> No
     on(tmp_path, body)
 
 
-def test_image_names_of_a_listener_limit_its_tags(tmp_path: Path) -> None:
+def test_clients_can_change_only_image_names_that_their_listener_allows(tmp_path: Path) -> None:
     async def body(fixture: ImagesFixture) -> None:
         admin, ci = Client(fixture, UNRESTRICTED), Client(fixture, policy("ci", "ci/*", "r.test:5000/x/*"))
         assert not await admin.load(**{"ci/app__1": BASE, "app__1": LABELLED})
@@ -248,7 +248,7 @@ def test_image_names_of_a_listener_limit_its_tags(tmp_path: Path) -> None:
         ("/images/app/tag", {"repo": ["free"]}, False),
     ],
 )
-def test_only_a_registry_gives_an_image_a_name_that_is_not_listed(
+def test_only_a_pull_can_set_an_image_name_that_the_listener_does_not_list(
     path: str, query: dict[str, list[str]], pulling: bool
 ) -> None:
     taken = []
@@ -265,7 +265,7 @@ def test_only_a_registry_gives_an_image_a_name_that_is_not_listed(
     assert taken == [pulling]
 
 
-def test_images_with_a_listeners_labels_are_its_own(tmp_path: Path) -> None:
+def test_image_with_the_labels_of_a_listener_belongs_to_that_listener(tmp_path: Path) -> None:
     async def body(fixture: ImagesFixture) -> None:
         web = Client(fixture, policy("web", labels=("team=web",)))
         assert not await Client(fixture, UNRESTRICTED).load(app__1=LABELLED, app__2=BASE)
@@ -279,7 +279,7 @@ def test_images_with_a_listeners_labels_are_its_own(tmp_path: Path) -> None:
     on(tmp_path, body)
 
 
-def test_owners_of_names_survive_a_restart(tmp_path: Path) -> None:
+def test_owners_of_image_names_are_kept_by_a_restart(tmp_path: Path) -> None:
     async def before(fixture: ImagesFixture) -> None:
         assert not await Client(fixture, UNRESTRICTED).load(app__1=BASE)
         assert not await Client(fixture, policy("ci")).load(ci__1=OTHER)

@@ -29,12 +29,12 @@ from orlop_guard_listeners.roles import ROLE_LEVEL, ROUTES, UNKNOWN, Host, Level
 from orlop_kernel.config import ConfigError, Listener, load
 
 
-def test_unlisted_routes_need_role_full_without_labels() -> None:
+def test_route_that_is_not_in_the_table_requires_role_full_without_labels() -> None:
     assert UNKNOWN == (Level.FULL, Scope.CLOSED, Host.ANYTHING)
     assert tuple(ROLE_LEVEL) == ROLES
 
 
-def test_read_only_role_gets_no_changes_and_no_files() -> None:
+def test_role_read_only_can_neither_change_anything_nor_read_files() -> None:
     readable = {route for route, rule in ROUTES.items() if rule.level is Level.READ}
     assert {route for route in readable if not route.startswith(("GET", "HEAD"))} == {"POST /containers/{id}/wait"}
     assert not [route for route in readable if route.endswith(("/archive", "/export", "/get", "/attach/ws", "/search"))]
@@ -42,7 +42,7 @@ def test_read_only_role_gets_no_changes_and_no_files() -> None:
         assert needed in readable
 
 
-def test_no_exec_role_cannot_run_commands_in_containers() -> None:
+def test_role_no_exec_cannot_run_commands_in_containers() -> None:
     beyond = {route for route, rule in ROUTES.items() if rule.level is Level.FULL}
     assert beyond == {
         "POST /containers/{id}/exec",
@@ -57,7 +57,7 @@ def test_no_exec_role_cannot_run_commands_in_containers() -> None:
     }
 
 
-def test_label_scopes_decide_every_route_of_objects() -> None:
+def test_every_route_for_an_object_is_checked_on_listeners_with_labels() -> None:
     """Only routes that concern no object are open to listeners with labels without a check."""
     unjudged = {route for route, rule in ROUTES.items() if rule.scope is Scope.OPEN}
     assert not [route for route in unjudged if "{id}" in route]
@@ -118,11 +118,11 @@ def beyond(apart: bool = True, **host: Any) -> list[str]:
         ({"PidMode": "container:x"}, "PidMode container:x"),
     ],
 )
-def test_requests_for_host_access_are_refused(host: dict[str, Any], what: str) -> None:
+def test_create_request_for_host_access_is_refused(host: dict[str, Any], what: str) -> None:
     assert beyond(**host) == [what]
 
 
-def test_requests_without_host_access_are_allowed() -> None:
+def test_create_request_without_host_access_is_allowed() -> None:
     harmless = {
         "Binds": ["data:/d", "/anonymous"],
         "Mounts": [{"Type": "tmpfs", "Target": "/t"}, {"Type": "volume", "Target": "/v"}],
@@ -167,7 +167,7 @@ HARMLESS = {
 }
 
 
-def test_host_access_in_updates_volumes_and_networks_is_found() -> None:
+def test_host_access_is_detected_in_update_and_volume_and_network_requests() -> None:
     assert [*host_access.of_update(UpdateRequest(memory=5))] == []
     assert [*host_access.of_update(UpdateRequest(device_cgroup_rules=["a"]))] == ["DeviceCgroupRules"]
     assert [*host_access.of_update(UpdateRequest(blkio_device_read_bps=[ThrottleDevice(path="/x")]))] == [
@@ -199,7 +199,7 @@ def test_host_access_in_updates_volumes_and_networks_is_found() -> None:
         ({"type": "cifs", "o": "username=u", "device": "//server/share"}, False),
     ],
 )
-def test_volumes_on_host_paths_are_refused(options: dict[str, str], of_host: bool) -> None:
+def test_volume_options_that_mount_a_host_path_are_detected(options: dict[str, str], of_host: bool) -> None:
     assert VolumeRecord("v", "local", 0, options=options).is_host_path == of_host
 
 
@@ -211,7 +211,7 @@ def seen(route: str, answer: Any, show_env: bool = False) -> Any:
     return answer
 
 
-def test_readers_see_no_values_of_environments() -> None:
+def test_read_only_inspect_hides_values_of_environment_variables() -> None:
     for route in ("/containers/{id}/json", "/images/{name}/json"):
         assert seen(route, {"Config": {"Env": ["A=b=c", "D"]}}) == {"Config": {"Env": ["A=(hidden)", "D=(hidden)"]}}
         assert seen(route, {"Config": {"Env": ["A=b"]}}, True) == {"Config": {"Env": ["A=b"]}}
@@ -235,18 +235,18 @@ def test_readers_see_no_values_of_environments() -> None:
         ('CMD ["nginx"]', 'CMD ["nginx"]'),
     ],
 )
-def test_read_only_clients_see_no_environment_in_a_history(step: str, shown: str) -> None:
+def test_read_only_image_history_hides_values_of_environment_variables(step: str, shown: str) -> None:
     assert seen("/images/{name}/history", [{"CreatedBy": step}]) == [{"CreatedBy": shown}]
     assert seen("/images/{name}/history", [{"CreatedBy": step}], True) == [{"CreatedBy": step}]
 
 
-def test_readers_see_no_statements_of_attestations() -> None:
+def test_read_only_clients_cannot_see_statements_of_attestations() -> None:
     given = [{"PredicateType": "p", "Statement": {"invocation": {"parameters": {"args": {"TOKEN": "secret"}}}}}]
     assert seen("/images/{name}/attestations", given) == [{"PredicateType": "p"}]
     assert seen("/images/{name}/attestations", given, show_env=True) == given
 
 
-def test_readers_see_no_options_of_volumes() -> None:
+def test_read_only_clients_cannot_see_options_of_volumes() -> None:
     options = {"Options": {"o": "password=secret"}}
     hidden = {"Options": {"o": "(hidden)"}}
     assert seen("/volumes/{name}", {"Name": "v", **options}, True) == {"Name": "v", **hidden}
@@ -256,7 +256,7 @@ def test_readers_see_no_options_of_volumes() -> None:
     assert found["HostConfig"]["Mounts"][0] == {"VolumeOptions": {"DriverConfig": hidden}}
 
 
-def test_listener_entry_becomes_a_policy() -> None:
+def test_policy_is_made_from_role_and_labels_of_a_listener() -> None:
     def policy(role: str, *labels: str) -> ListenerPolicy:
         return ListenerPolicy.of(Listener(host="unix:///x", role=role, labels=labels))
 
@@ -349,7 +349,7 @@ def test_invalid_audit_and_plugin_keys_are_refused(tmp_path: Path, content: dict
 # --- documentation ----------------------------------------------------------------------------------------------------
 
 
-def test_table_of_routes_is_documented() -> None:
+def test_access_page_has_the_same_table_of_routes_as_the_code() -> None:
     page = (Path(__file__).parents[3] / "docs" / "access.md").read_text()
     rows = [
         [cell.strip() for cell in line.split("|")[1:-1]] for line in page.splitlines() if re.match(r"\| `[A-Z]+ /", line)
@@ -364,15 +364,15 @@ def test_table_of_routes_is_documented() -> None:
     ]
 
 
-def test_every_route_that_is_served_is_in_the_table() -> None:
-    """The table has each served route, with level, scope and host rule, and no others."""
+def test_table_of_routes_has_exactly_the_served_routes() -> None:
+    """The table has level, scope and host rule of each served route, and has no other routes."""
     names = (each.name for part in (api, orlop_check) for each in pkgutil.iter_modules(part.__path__, f"{part.__name__}."))
     modules = [importlib.import_module(name) for name in names]
     made = [route for each in modules if hasattr(each, "routes") for route in each.routes(MagicMock())]
     assert ROUTES.keys() == {f"{route.method} {route.pattern}" for route in made}
 
 
-def test_members_of_listeners_are_documented() -> None:
+def test_access_page_names_every_field_of_listeners_and_audit_log() -> None:
     page = (Path(__file__).parents[3] / "docs" / "access.md").read_text()
     fields = {*Listener.__struct_encode_fields__, *AuditLog.__struct_encode_fields__, *Line.__struct_encode_fields__}
     assert not [field for field in fields if f"`{field}`" not in page and f'"{field}":' not in page]

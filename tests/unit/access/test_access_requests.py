@@ -126,8 +126,8 @@ def test_guard_and_handler_decode_a_body_as_the_same_object(listener: Listener, 
     assert (answer.status, seen) == (200, [True]), answer.body
 
 
-def test_every_body_with_rights_is_checked() -> None:
-    """Fails when another handler starts to decode a body: a policy may have to check it."""
+def test_policy_checks_every_request_body_that_can_grant_access() -> None:
+    """Fails if a new handler decodes a body: a policy may have to check that body."""
     assert kinds().keys() == {
         "POST /auth",
         "POST /commit",
@@ -173,7 +173,7 @@ def test_guard_and_handler_use_the_first_of_repeated_parameters(
 
 
 @pytest.mark.parametrize("path", ["/containers/c/attach", "/v1.24/containers/c/attach", "/v1.51/containers/c/attach"])
-def test_version_in_the_path_does_not_change_the_decision(path: str) -> None:
+def test_api_version_in_the_path_does_not_change_the_guards_decision(path: str) -> None:
     assert ask(LISTENERS[0], "POST /containers/{id}/attach", done, path, {"stdin": ["1"]}).status == 403
     assert ask(LISTENERS[0], "POST /containers/{id}/attach", done, path).status == 200
 
@@ -183,7 +183,7 @@ def test_role_full_allows_attach_to_standard_input() -> None:
     assert (answer.status, msgspec.json.decode(answer.body)["stdin"]) == (200, True)
 
 
-def test_a_slash_in_a_name_is_part_of_the_name() -> None:
+def test_guard_and_handler_treat_a_slash_as_part_of_the_container_name() -> None:
     """The path is decoded before routing, so guard and handler see the same name, which does not exist."""
     labelled = LISTENERS[1]
     answer = ask(labelled, "POST /containers/{id}/start", done, "/containers/c/json/start")
@@ -192,7 +192,7 @@ def test_a_slash_in_a_name_is_part_of_the_name() -> None:
     assert msgspec.json.decode(answer.body)["id"] == CONTAINER.id
 
 
-def test_handler_cannot_decode_a_body_as_another_type_than_the_guard() -> None:
+def test_request_fails_if_guard_and_handler_decode_its_body_as_different_types() -> None:
     async def handler(call: Call) -> Answer:
         await call.json(ContainerConfig)
         raise AssertionError("it was carried out")

@@ -33,7 +33,7 @@ def guarded(role: str, *labels: str, audit: Audit | None = None, **engine: Any) 
 
 
 @pytest.mark.parametrize(("role", "labels"), [("read-only", ()), ("no-exec", ()), ("full", ("a=b",))])
-def test_top_of_restricted_listeners_hides_processes_of_the_host(role: str, labels: tuple[str, ...]) -> None:
+def test_top_on_a_restricted_listener_hides_processes_of_the_host(role: str, labels: tuple[str, ...]) -> None:
     found = SimpleNamespace(id="1", name="c", record=SimpleNamespace(config=SimpleNamespace(labels={"a": "b"})))
     reached = []
 
@@ -56,8 +56,8 @@ def test_top_of_restricted_listeners_hides_processes_of_the_host(role: str, labe
     assert reached == [True]
 
 
-def test_volume_is_checked_once_it_exists(tmp_path: Path) -> None:
-    """The audit log names the role or labels that refused, although the request had already reached the engine."""
+def test_volume_is_checked_when_the_engine_has_found_or_created_the_volume(tmp_path: Path) -> None:
+    """The request has then already reached the engine. The audit log names the role or labels that refused the volume."""
     of_host = VolumeRecord("etc", "local", 0, options={"type": "none", "o": "bind", "device": "/etc"}, labels={"a": "b"})
     plain = VolumeRecord("data", "local", 0)
 
@@ -88,7 +88,7 @@ def test_volume_is_checked_once_it_exists(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("logs", [True, False])
-def test_audit_log_has_what_a_build_is_refused_after_its_answer(tmp_path: Path, logs: bool) -> None:
+def test_audit_log_shows_refusals_that_occur_in_a_build_after_the_answer_has_begun(tmp_path: Path, logs: bool) -> None:
     begun: list[Call] = []
 
     async def handler(call: Call) -> Answer:
@@ -109,7 +109,7 @@ def test_audit_log_has_what_a_build_is_refused_after_its_answer(tmp_path: Path, 
     assert found == [("call", "allowed", None, 200), ("build", "denied", "role no-exec", None)] * logs
 
 
-def test_restricted_networks_take_subnets_from_the_pools() -> None:
+def test_network_of_a_restricted_client_must_have_a_subnet_from_the_address_pools() -> None:
     networks = SimpleNamespace(outside_pools=lambda wanted: ["10.9.0.0/24"], overlaps_host=lambda wanted: [])
 
     async def handler(call: Call) -> Answer:

@@ -63,12 +63,11 @@ def test_an_empty_file_gives_the_defaults(write: Any) -> None:
         assert all(part == type(part)() for part in found.parts.values())
 
 
-def test_utf16_files_are_read(write: Any) -> None:
+def test_daemon_json_in_utf16_is_read(write: Any) -> None:
     assert configured(write('{"mtu": 1400}'.encode("utf-16"))).mtu == 1400
 
 
-def test_file_values_arrive_in_their_types(write: Any) -> None:
-    """The values of daemon.json are converted to the types of the configuration's fields."""
+def test_values_of_daemon_json_are_converted_to_the_types_of_their_fields(write: Any) -> None:
     config = configured(
         write(
             {
@@ -89,7 +88,7 @@ def test_file_values_arrive_in_their_types(write: Any) -> None:
     assert not config.icc
 
 
-def test_zero_values_in_the_file_set_nothing_but_stop_timeout_and_booleans(write: Any) -> None:
+def test_zero_in_daemon_json_leaves_a_key_unset_except_stop_timeout_and_booleans(write: Any) -> None:
     """As in dockerd, 0 or "" means that a key is not set. Exceptions are `default-stop-timeout` and keys with a boolean
     value."""
     config = configured(
@@ -114,7 +113,7 @@ def test_flags_are_parsed_by_dockerds_rules() -> None:
     }
 
 
-def test_repeated_map_flags_are_merged() -> None:
+def test_repeated_flags_with_key_and_value_are_merged() -> None:
     values = parse(
         [
             *("--log-opt", "max-size=1m", "--log-opt", "tag=a=b", "--default-ulimit", "nofile=5"),
@@ -147,7 +146,7 @@ def test_invalid_flags_are_refused_with_the_reason(argv: list[str], text: str) -
     assert text in str(caught.value)
 
 
-def test_unknown_keys_name_the_nearest_known_one(write: Any) -> None:
+def test_error_for_an_unknown_key_suggests_a_similar_known_key(write: Any) -> None:
     path = write({"debgu": True, "log-opt": {}, "zzzzzzzz": 1})
     assert complaint(path) == (
         f"unable to configure the Docker daemon with file {path}: the following directives don't match any configuration "
@@ -155,7 +154,7 @@ def test_unknown_keys_name_the_nearest_known_one(write: Any) -> None:
     )
 
 
-def test_invalid_json_is_reported_with_its_place(write: Any) -> None:
+def test_error_for_invalid_json_shows_line_and_column(write: Any) -> None:
     path = write(b'{\n  "debug": true,\n  "mtu" 5\n}')
     assert f"with file {path}: invalid JSON: line 3, column 9: Expecting ':' delimiter" in complaint(path)
     assert "an object is expected, not list" in complaint(write([]))
@@ -172,11 +171,11 @@ def test_invalid_json_is_reported_with_its_place(write: Any) -> None:
         ({"default-shm-size": 64}, "default-shm-size: 64: expected a string, got a whole number"),
     ],
 )
-def test_wrong_types_name_key_value_and_line(write: Any, content: Any, text: str) -> None:
+def test_error_for_a_wrong_type_shows_key_and_value_and_line(write: Any, content: Any, text: str) -> None:
     assert text in complaint(write(content))
 
 
-def test_missing_file_is_an_error_only_when_named(tmp_path: Path) -> None:
+def test_missing_daemon_json_is_an_error_only_if_its_path_was_given(tmp_path: Path) -> None:
     missing = str(tmp_path / "none.json")
     assert complaint(missing) == f"unable to configure the Docker daemon with file {missing}: No such file or directory"
 
@@ -257,7 +256,7 @@ def test_invalid_values_are_refused(write: Any, content: Any, text: str) -> None
     assert text in found
 
 
-def test_ignored_keys_are_warned_about(write: Any) -> None:
+def test_warning_is_given_for_each_ignored_key(write: Any) -> None:
     loaded = load_all(parse(["--config-file", write({"userland-proxy": False, "containerd": "/run/c.sock"})]), {})
     assert loaded.warnings == (
         "containerd is ignored: Orlop does not use containerd",
@@ -274,7 +273,7 @@ def test_ignored_keys_are_warned_about(write: Any) -> None:
         (["-G", "crew"], False),
     ],
 )
-def test_group_without_a_unix_socket_is_warned_about(argv: list[str], told: bool) -> None:
+def test_group_without_a_unix_socket_gives_a_warning(argv: list[str], told: bool) -> None:
     found = load_all(parse(["--config-file", "/dev/null", *argv]), {}).warnings
     assert len(found) == told
     assert all("systemd makes the socket; set SocketGroup=crew" in each for each in found)
@@ -287,8 +286,8 @@ def test_environment_is_used_where_neither_file_nor_flag_sets_a_value(write: Any
     assert config.storage_driver == "vfs"
 
 
-def test_relative_paths_begin_at_the_working_directory(tmp_path: Path) -> None:
-    """A reload also uses the working directory of the start, because the daemon changes to another directory."""
+def test_relative_paths_are_relative_to_the_working_directory_of_the_start(tmp_path: Path) -> None:
+    """After the start, the daemon changes to another directory. A reload still uses the directory of the start."""
     values = {
         "init-path": "bin/init",
         "cdi-spec-dirs": ["cdi"],
@@ -306,7 +305,7 @@ def test_relative_paths_begin_at_the_working_directory(tmp_path: Path) -> None:
     assert config.listeners[0].tlscacert == f"{tmp_path}/other.pem"
 
 
-def test_names_derive_from_the_data_root() -> None:
+def test_names_of_bridge_and_cgroup_depend_on_the_data_root() -> None:
     first, second = Config(data_root="/srv/a"), Config(data_root="/srv/b")
     assert Config().instance == ""
     assert Config().bridge_name == "orlop0"
@@ -319,7 +318,7 @@ def test_names_derive_from_the_data_root() -> None:
     assert kernel.Config().pid_path == "/run/orlop.pid"
 
 
-def test_storage_options_are_passed_to_their_driver_only() -> None:
+def test_storage_driver_gets_only_the_options_with_its_name() -> None:
     config = Config(storage_opts=("overlay2.size=10G", "vfs.x=1"))
     assert config.storage_options("overlay2") == (("size", "10G"),)
 
@@ -348,7 +347,7 @@ KEYS, FLAGS = Schema.select({}).owners.keys(), Schema.select({}).flags
 @given(
     st.dictionaries(st.sampled_from(sorted(KEYS)), st.one_of(st.integers(), st.text(), st.booleans(), st.lists(st.text())))
 )
-def test_arbitrary_values_give_a_configuration_or_config_error(
+def test_any_json_gives_a_valid_configuration_or_a_config_error(
     tmp_path_factory: pytest.TempPathFactory, content: dict[str, Any]
 ) -> None:
     path = tmp_path_factory.mktemp("any") / "daemon.json"
@@ -363,7 +362,7 @@ def test_arbitrary_values_give_a_configuration_or_config_error(
 # --- errors and their places --------------------------------------------------------------------------------------------
 
 
-def test_every_problem_is_named_with_its_place(write: Any) -> None:
+def test_every_problem_in_daemon_json_is_reported_with_its_line(write: Any) -> None:
     path = write(
         b"""{
   "debgu": true,
@@ -394,20 +393,20 @@ def test_every_problem_is_named_with_its_place(write: Any) -> None:
     ]
 
 
-def test_repeated_key_is_warned_about_and_the_last_one_counts(write: Any) -> None:
+def test_repeated_key_gives_a_warning_and_the_last_value_is_used(write: Any) -> None:
     loaded = load_all(parse(["--config-file", write(b'{\n"mtu": 1400,\n"mtu": 1300\n}')]), {})
     assert Config.of(loaded.config).mtu == 1300
     assert loaded.warnings == ("mtu is set on line 2 and again on line 3: the last value is used",)
     assert loaded.origin("mtu").endswith("daemon.json:3")
 
 
-def test_lines_are_those_of_keys_not_of_values_or_members() -> None:
-    """The line number of a key is found even if the same word occurs in a value or in another object."""
+def test_line_number_of_a_key_is_found_although_the_word_occurs_elsewhere() -> None:
+    """The same word occurs in a value and in another object."""
     text = '{\n "log-opts": {"mtu": "1", "x": "\\"mtu\\": {"},\n "labels": ["mtu"], "mtu":\n 5}'
     assert dict(key_lines(text)) == {"log-opts": 2, "log-opts.mtu": 2, "log-opts.x": 2, "labels": 3, "mtu": 3}
 
 
-def test_every_value_has_an_origin(write: Any) -> None:
+def test_origin_of_every_value_is_recorded(write: Any) -> None:
     path = write(
         b'{\n"mtu": 1400,\n"debug": true,\n"proxies": {"no-proxy": "x"}, "dns": null,\n"runtimes": {"a": {"path": "/a"}}}'
     )
@@ -427,7 +426,7 @@ def test_every_value_has_an_origin(write: Any) -> None:
     assert loaded.config.part(ApiKeys).min_api_version == "1.40"
 
 
-def test_dockers_file_is_the_fallback(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_dockers_daemon_json_is_read_if_orlops_file_does_not_exist(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     ours, dockers = tmp_path / "ours.json", tmp_path / "dockers.json"
     monkeypatch.setattr(file, "DEFAULT_FILES", (str(ours), str(dockers)))
     assert load_all(parse([]), {}).file == ""
@@ -471,7 +470,7 @@ def reloaded(write: Any, before: Any, after: Any) -> ReloadPlan:
     return plan(*found)
 
 
-def test_reload_plan_lists_applied_unchanged_and_waiting_keys(write: Any) -> None:
+def test_reload_plan_lists_keys_that_apply_or_are_unchanged_or_need_a_restart(write: Any) -> None:
     found = reloaded(
         write,
         {"labels": ["a=1"], "mtu": 1400, "debug": True, "icc": False},
@@ -483,8 +482,8 @@ def test_reload_plan_lists_applied_unchanged_and_waiting_keys(write: Any) -> Non
     assert found.loaded.origin("mtu").endswith("daemon.json:1")
 
 
-def test_attributes_of_the_reload_event_are_dockers() -> None:
-    """The event `reload` has the same attributes, in the same form, as dockerd's event."""
+def test_reload_event_has_the_same_attributes_as_in_dockerd() -> None:
+    """The values have the same form, too."""
     keys = EngineKeys(
         features={"b": True, "a": False},
         runtimes={"x": RuntimeEntry(path="/x"), "a": RuntimeEntry(path="/a")},

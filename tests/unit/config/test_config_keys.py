@@ -118,7 +118,7 @@ def refused(loaded: Callable[..., Loaded], *services: str, **values: Any) -> str
     return str(caught.value)
 
 
-def test_a_plugin_has_a_typed_struct_of_its_own(loaded: Callable[..., Loaded]) -> None:
+def test_each_plugin_has_a_typed_struct_for_its_configuration(loaded: Callable[..., Loaded]) -> None:
     config = loaded("quota", quota_rules=[{"name": "a", "limit": 5}]).config
     assert config.part(Quota).quota_rules == (Rule(name="a", limit=5),)
     assert config.items()["quota-dir"] == "/quota"
@@ -130,31 +130,28 @@ def test_a_wrong_type_is_reported_with_file_line_and_key(loaded: Callable[..., L
     assert f"{tmp_path}/daemon.json: wrong type: quota-soft: yes: expected true or false, got a string (line 5)" in said
 
 
-def test_problems_of_a_plugin_have_file_and_line(loaded: Callable[..., Loaded], tmp_path: Path) -> None:
+def test_problem_that_a_plugin_reports_is_shown_with_file_and_line(loaded: Callable[..., Loaded], tmp_path: Path) -> None:
     said = refused(loaded, "quota", quota_soft=True, debug=True)
     assert f"a soft quota cannot be debugged [quota-soft: {tmp_path}/daemon.json:5, debug: {tmp_path}/daemon.json:6]" in said
 
 
-def test_an_unknown_key_stays_an_error(loaded: Callable[..., Loaded]) -> None:
+def test_key_that_no_plugin_declares_is_an_error(loaded: Callable[..., Loaded]) -> None:
     assert 'quota-dri (line 5; did you mean "quota-dir"?)' in refused(loaded, "quota", quota_dri="/x")
 
 
-def test_a_key_of_a_plugin_that_is_not_selected_names_the_plugin(loaded: Callable[..., Loaded]) -> None:
-    """The error for such a key says which plugin has the key."""
+def test_error_for_a_key_of_an_unselected_plugin_shows_the_plugins_name(loaded: Callable[..., Loaded]) -> None:
     said = refused(loaded, quota_dir="/x")
     assert 'quota-dir (line 3; a key of the plugin "quota", which is not in services, front-ends or guards)' in said
 
 
-def test_a_flag_of_a_plugin_that_is_not_selected_names_the_plugin(loaded: Callable[..., Loaded]) -> None:
-    """The error for such a flag says which plugin has the flag."""
+def test_error_for_a_flag_of_an_unselected_plugin_shows_the_plugins_name(loaded: Callable[..., Loaded]) -> None:
     said = refused(loaded, argv=("--quota-dir", "/x", "--debug"))
     assert said.startswith(
         'unknown flag: --quota-dir (a flag of the plugin "quota", which is not in services, front-ends or guards)'
     )
 
 
-def test_a_reload_that_selects_a_plugin_no_more_refuses_its_flags(loaded: Callable[..., Loaded], tmp_path: Path) -> None:
-    """If a flag of a plugin is set, a reload must not deselect the plugin."""
+def test_reload_cannot_deselect_a_plugin_whose_flag_is_set(loaded: Callable[..., Loaded], tmp_path: Path) -> None:
     loaded("quota")
     parsed = parse(["--config-file", str(tmp_path / "daemon.json"), "--quota-dir", "/x"])
     loaded()
@@ -162,7 +159,7 @@ def test_a_reload_that_selects_a_plugin_no_more_refuses_its_flags(loaded: Callab
         load_all(parsed._replace(read=None), {})
 
 
-def test_a_pipe_is_read_once(tmp_path: Path) -> None:
+def test_configuration_file_that_is_a_pipe_is_read_only_once(tmp_path: Path) -> None:
     """`orlopd --config-file <(make-config)` passes a pipe."""
     path = tmp_path / "pipe"
     os.mkfifo(path)
@@ -184,12 +181,12 @@ def test_plugin_declares_flags_for_its_keys(loaded: Callable[..., Loaded], tmp_p
     assert "invalid argument" in refused(loaded, "quota", argv=("--quota-size", "many"))
 
 
-def test_values_of_flags_and_file_are_combined(loaded: Callable[..., Loaded]) -> None:
+def test_maps_from_flags_and_file_are_merged(loaded: Callable[..., Loaded]) -> None:
     found = loaded("quota", argv=("--quota-size", "a=1", "--quota-size", "b=2"), quota_sizes={"b": 5, "c": 3})
     assert found.config.part(Quota).quota_sizes == {"a": 1, "b": 2, "c": 3}
 
 
-def test_plugin_declares_older_names_zeros_and_hints(loaded: Callable[..., Loaded]) -> None:
+def test_plugin_can_declare_old_key_names_and_keys_that_accept_zero_and_hints(loaded: Callable[..., Loaded]) -> None:
     """A plugin's keys can have former names, the value 0, and advice for similar unknown keys."""
     assert "quota-path and quota-dir are the same setting" in refused(loaded, "quota", quota_dir="/x", quota_path="/y")
     said = refused(loaded, "quota", argv=("--quota-dir", "/x"), quota_path="/y")
@@ -200,7 +197,7 @@ def test_plugin_declares_older_names_zeros_and_hints(loaded: Callable[..., Loade
 
 
 @pytest.mark.parametrize("argv", [["--pidfile", "--config-file=/x"], ["--debug", "--config-file", "/x", "--"]])
-def test_ambiguous_config_file_flag_is_refused(argv: list[str]) -> None:
+def test_config_file_flag_that_may_be_the_value_of_another_flag_is_refused(argv: list[str]) -> None:
     """Before the file is read, it is unknown which flags take the next word as their value."""
     if "--" in argv:
         assert parse(argv).config_file == "/x"
@@ -223,7 +220,7 @@ def test_invalid_key_plugins_are_refused(loaded: Callable[..., Loaded], services
     assert text in refused(loaded, *services)
 
 
-def test_plugin_completes_values_from_environment_and_directory(loaded: Callable[..., Loaded]) -> None:
+def test_plugin_can_set_values_from_environment_variables_and_the_working_directory(loaded: Callable[..., Loaded]) -> None:
     found = loaded("quota", environ={"QUOTA": "/env"})
     assert (found.config.part(Quota).quota_dir, found.origin("quota-dir")) == ("/env", "environment QUOTA")
     values = {"quota-dir": "here"}
@@ -231,7 +228,7 @@ def test_plugin_completes_values_from_environment_and_directory(loaded: Callable
     assert Schema({"quota": Quota}).convert(values).part(Quota).quota_dir == "/base/here"
 
 
-def test_a_reload_applies_reloadable_keys_and_names_the_others(loaded: Callable[..., Loaded]) -> None:
+def test_reload_applies_reloadable_keys_and_lists_keys_that_need_a_restart(loaded: Callable[..., Loaded]) -> None:
     running = loaded("quota")
     found = plan(running, loaded("quota", quota_rules=[{"name": "a"}], quota_dir="/y", debug=True))
     assert (set(found.applied), found.needs_restart) == ({"debug", "quota-rules"}, ("quota-dir",))
@@ -242,7 +239,7 @@ def test_a_reload_applies_reloadable_keys_and_names_the_others(loaded: Callable[
     assert gone.config.part(Quota) == Quota(), "a plugin that runs keeps its keys"
 
 
-def test_keys_are_shown_with_their_plugin(loaded: Callable[..., Loaded]) -> None:
+def test_shown_configuration_has_the_plugin_of_each_key(loaded: Callable[..., Loaded]) -> None:
     shown = {each["Key"]: each for each in show.document(loaded("quota"))["Values"]}
     assert shown["quota-soft"] == {
         "Key": "quota-soft",

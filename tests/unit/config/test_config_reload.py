@@ -40,7 +40,7 @@ from orlop_monitor.protocol import MonitorRecord
 from orlop_sdk import Endpoint, EndpointState, NetworkSpec, PublishedPort, Subnet, linux
 
 
-def test_raised_download_limit_applies_at_once(tmp_path: Path) -> None:
+def test_higher_download_limit_applies_immediately_to_waiting_downloads(tmp_path: Path) -> None:
     async def main() -> None:
         async with trio.open_nursery() as nursery:
             downloads = Downloads(ContentStore(str(tmp_path)), nursery, 1, 5)
@@ -128,7 +128,7 @@ def changed(**fields: Any) -> Config:
     return Config(**{"live_restore": True, "ipv6": True, **fields})
 
 
-def test_settings_of_new_containers_may_change(containers: Callable[..., Living]) -> None:
+def test_reload_can_change_settings_that_only_new_containers_use(containers: Callable[..., Living]) -> None:
     reload_constraints.check(*containers(record(1)), FITTING)
     reload_constraints.check(
         *containers(),
@@ -145,7 +145,9 @@ def test_settings_of_new_containers_may_change(containers: Callable[..., Living]
         {"runtimes": {"other": RuntimeEntry(path="/x")}, "default_runtime": "other", "storage_driver": "overlay2"},
     ],
 )
-def test_compatible_changes_are_applied(containers: Callable[..., Living], fields: dict[str, Any]) -> None:
+def test_reload_allows_changes_that_do_not_affect_running_containers(
+    containers: Callable[..., Living], fields: dict[str, Any]
+) -> None:
     reload_constraints.check(*containers(record(1)), changed(**fields))
 
 
@@ -164,7 +166,7 @@ def test_compatible_changes_are_applied(containers: Callable[..., Living], field
         ({"data_root": "/else"}, "use data-root /var/lib/orlop, but data-root is /else"),
     ],
 )
-def test_changes_that_break_running_containers_are_refused(
+def test_reload_refuses_changes_that_affect_running_containers(
     containers: Callable[..., Living], fields: dict[str, Any], text: str
 ) -> None:
     with pytest.raises(ConfigError) as caught:
@@ -188,12 +190,15 @@ def test_runtime_in_use_cannot_be_removed(containers: Callable[..., Living]) -> 
     reload_constraints.check(*here, changed(runtimes={"own": RuntimeEntry(path="/x")}))
 
 
-def test_iptables_may_be_turned_off_without_published_ports(containers: Callable[..., Living]) -> None:
+def test_iptables_can_be_disabled_if_running_containers_publish_no_ports(containers: Callable[..., Living]) -> None:
     reload_constraints.check(*containers(record(1, ports=()), record(2, rules=False)), changed(iptables=False))
 
 
-def test_changes_are_allowed_without_live_restore(containers: Callable[..., Living], tmp_path: Path) -> None:
-    """Without live-restore, containers end with the daemon, but not at a reload, which applies `runtimes`."""
+def test_reload_without_live_restore_can_change_any_setting_except_a_runtime_in_use(
+    containers: Callable[..., Living], tmp_path: Path
+) -> None:
+    """Without live-restore, no container survives the daemon, so settings of the next start may change.
+    A reload applies `runtimes` immediately."""
     here = containers(record(1, runtime="own"), config=Config(exec_root=str(tmp_path)))
     reload_constraints.check(*here, Config(storage_driver="vfs", runtimes={"own": RuntimeEntry(path="/x")}))
     with pytest.raises(ConfigError, match=r"\(c1\) use runtime own, but runtimes does not contain this name"):
@@ -235,7 +240,7 @@ def test_reload_refuses_a_file_that_the_next_start_would_refuse(
     assert problem.keys == tuple(name.replace("_", "-") for name in fields)
 
 
-def test_failed_reload_applies_nothing_and_notifies_systemd(
+def test_reload_that_fails_applies_nothing_and_notifies_systemd(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     def broken(config: Config) -> None:

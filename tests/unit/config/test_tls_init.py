@@ -1,5 +1,4 @@
-"""`orlop tls`: the files that it makes, how the daemon reads them and refuses wrong files, and addresses that require
-TLS."""
+"""`orlop tls`: the created files. The daemon: accepted and refused TLS files, and addresses that require TLS."""
 
 from __future__ import annotations
 
@@ -78,7 +77,7 @@ def outdated(monkeypatch: pytest.MonkeyPatch) -> None:
 # --- orlop tls
 
 
-def test_init_creates_three_pairs_with_private_modes(ready: Path) -> None:
+def test_init_creates_three_certificates_with_keys_that_only_the_owner_can_read(ready: Path) -> None:
     modes = {path.name: stat.S_IMODE(path.stat().st_mode) for path in ready.iterdir()}
     assert modes == {
         "ca.pem": 0o644,
@@ -91,7 +90,7 @@ def test_init_creates_three_pairs_with_private_modes(ready: Path) -> None:
     assert (ready / "client" / "ca.pem").read_bytes() == (ready / "ca.pem").read_bytes()
 
 
-def test_certificate_names_the_host_and_the_given_names(ready: Path) -> None:
+def test_server_certificate_contains_the_names_of_the_host_and_the_given_names(ready: Path) -> None:
     certificate = certificates.read_certificate(str(ready), "server-cert.pem")
     names = certificates.names_of(certificate)
     assert names[:2] == ["build.example.org", "192.0.2.7"]
@@ -101,14 +100,14 @@ def test_certificate_names_the_host_and_the_given_names(ready: Path) -> None:
     assert certificate.not_valid_after_utc - dt.datetime.now(dt.UTC) < dt.timedelta(days=30)
 
 
-def test_strict_openssl_accepts_the_chain(ready: Path) -> None:
+def test_openssl_in_strict_mode_accepts_the_certificates(ready: Path) -> None:
     names = ["server-cert.pem", "client/cert.pem"]
     command = ["openssl", "verify", "-x509_strict", "-CAfile", "ca.pem", *names]
     done = subprocess.run(command, cwd=ready, capture_output=True, text=True, check=False)
     assert done.stdout == "".join(f"{name}: OK\n" for name in names)
 
 
-def test_report_has_the_keys_and_the_client_command(tmp_path: Path) -> None:
+def test_init_prints_the_daemon_json_keys_and_the_environment_of_clients(tmp_path: Path) -> None:
     text = made(tmp_path, "--name", "2001:db8::1")
     assert f'"tlscert": "{tmp_path}/server-cert.pem"' in text
     assert f"DOCKER_HOST=tcp://[2001:db8::1]:2376 DOCKER_TLS_VERIFY=1 DOCKER_CERT_PATH={tmp_path}/client" in text
@@ -133,7 +132,7 @@ def test_client_certificate_is_issued_by_an_existing_ca(ready: Path, tmp_path: P
     made(here, "--client", "anna", "--force")
 
 
-def test_renewal_keeps_the_ca_and_the_names(ready: Path, tmp_path: Path) -> None:
+def test_renewed_certificate_has_the_same_ca_and_names(ready: Path, tmp_path: Path) -> None:
     here = copied(ready, tmp_path)
     old = certificates.read_certificate(str(here), "server-cert.pem")
     done = orlop("renew", "--dir", here, "--days", "9000")
@@ -179,7 +178,7 @@ def test_valid_files_give_no_warning(ready: Path, caplog: pytest.LogCaptureFixtu
     assert not caplog.records
 
 
-def test_no_ca_is_needed_without_client_verification(ready: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_tls_without_client_verification_needs_no_ca(ready: Path, caplog: pytest.LogCaptureFixture) -> None:
     assert tls.server_context(config(ready, tlsverify=False, tlscacert="")).verify_mode == ssl.CERT_NONE
     assert "tlsverify is off: clients need no certificate" in caplog.text
 
@@ -190,7 +189,7 @@ def refused(found: Config) -> str:
     return str(caught.value)
 
 
-def test_invalid_files_are_named(ready: Path, tmp_path: Path) -> None:
+def test_error_for_an_unusable_tls_file_shows_the_path(ready: Path, tmp_path: Path) -> None:
     here = copied(ready, tmp_path)
     assert "cannot read tlscacert /no/ca: No such file" in refused(config(here, tlscacert="/no/ca"))
     assert "cannot read tlskey" in refused(config(here, tlskey=str(here)))
@@ -204,14 +203,14 @@ def test_invalid_files_are_named(ready: Path, tmp_path: Path) -> None:
     assert f"tlskey {here}/ca-key.pem is not the key of the certificate in tlscert {here}/server-cert.pem" in wrong
 
 
-def test_client_certificate_is_refused_for_the_daemon(ready: Path) -> None:
+def test_daemon_refuses_a_client_certificate_as_its_server_certificate(ready: Path) -> None:
     own = ready / "client"
     found = refused(config(ready, tlscert=str(own / "cert.pem"), tlskey=str(own / "key.pem")))
     assert f"clients would refuse tlscert {own}/cert.pem: " in found
     assert "purpose" in found
 
 
-def test_encrypted_key_is_refused_without_a_prompt(ready: Path, tmp_path: Path) -> None:
+def test_encrypted_key_is_refused_without_asking_for_its_password(ready: Path, tmp_path: Path) -> None:
     key = serialization.load_pem_private_key((ready / "server-key.pem").read_bytes(), None)
     form = serialization.BestAvailableEncryption(b"secret")
     pem = key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, form)
@@ -219,7 +218,7 @@ def test_encrypted_key_is_refused_without_a_prompt(ready: Path, tmp_path: Path) 
     assert "tlskey is encrypted" in refused(config(ready, tlskey=str(tmp_path / "key.pem")))
 
 
-def test_expired_certificates_are_named_with_their_date(
+def test_error_for_an_expired_certificate_shows_path_and_date(
     ready: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     here = copied(ready, tmp_path)
@@ -237,7 +236,9 @@ def test_expired_certificates_are_named_with_their_date(
     assert "is not valid before " in refused(new)
 
 
-def test_expiry_and_file_modes_are_warned_about(ready: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_certificate_that_expires_soon_and_key_readable_by_others_give_warnings(
+    ready: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     here = copied(ready, tmp_path)
     ca = certificates.load(str(here), "ca.pem", "ca-key.pem")
     certificates.store(str(here), certificates.make_server(ca, ["localhost"], 3), "server-cert.pem", "server-key.pem")
@@ -247,7 +248,7 @@ def test_expiry_and_file_modes_are_warned_about(ready: Path, tmp_path: Path, cap
     assert f"chmod 600 {here}/server-key.pem" in caplog.text
 
 
-def test_validate_reports_tls_problems(ready: Path, tmp_path: Path) -> None:
+def test_option_validate_shows_problems_of_tls_files(ready: Path, tmp_path: Path) -> None:
     here = copied(ready, tmp_path)
     files = ["--tlscacert", here / "ca.pem", "--tlscert", here / "server-cert.pem", "--tlskey", here / "server-key.pem"]
 
@@ -283,7 +284,7 @@ def listener(port: int, role: str = "read-only", **more: Any) -> Listener:
     return Listener(host=f"tcp://127.0.0.1:{port}", role=role, **more)
 
 
-def test_one_ca_for_different_rights_is_refused(ready: Path, readers: Path, tmp_path: Path) -> None:
+def test_listeners_with_different_rights_must_not_trust_the_same_ca(ready: Path, readers: Path, tmp_path: Path) -> None:
     own = str(readers / "ca.pem")
     both = tmp_path / "both.pem"
     both.write_bytes((readers / "ca.pem").read_bytes() + (ready / "ca.pem").read_bytes())
@@ -315,7 +316,7 @@ def test_one_ca_for_different_rights_is_refused(ready: Path, readers: Path, tmp_
     assert "cannot read tlscacert /no/ca" in answers(full, replace(one, tlscacert="/no/ca"))
 
 
-def test_validate_and_start_refuse_one_ca_for_different_rights(ready: Path, tmp_path: Path) -> None:
+def test_option_validate_and_the_start_refuse_a_ca_shared_by_unequal_listeners(ready: Path, tmp_path: Path) -> None:
     path, port = tmp_path / "d.json", free_port()
     found = config(ready, hosts=("unix:///run/x", f"tcp://127.0.0.1:{free_port()}"), listeners=(listener(port),))
     keys = {key: getattr(found, key) for key in ("hosts", "tlsverify", "tlscacert", "tlscert", "tlskey")}
@@ -332,7 +333,7 @@ def test_validate_and_start_refuse_one_ca_for_different_rights(ready: Path, tmp_
         trio.run(start)
 
 
-def test_listener_accepts_clients_of_its_own_ca_only(ready: Path, readers: Path) -> None:
+def test_listener_accepts_only_clients_with_certificates_of_its_own_ca(ready: Path, readers: Path) -> None:
     found = config(
         ready, hosts=("tcp://127.0.0.1:0",), listeners=(listener(free_port(), tlscacert=str(readers / "ca.pem")),)
     )
@@ -373,7 +374,7 @@ def test_listener_accepts_clients_of_its_own_ca_only(ready: Path, readers: Path)
 # --- where to listen, and conflicting options
 
 
-def test_default_files_are_dockerds(ready: Path, tmp_path: Path) -> None:
+def test_default_paths_of_tls_files_are_the_same_as_in_dockerd(ready: Path, tmp_path: Path) -> None:
     (tmp_path / "d.json").write_text("{}")
     own = ready / "client"
 
@@ -392,7 +393,7 @@ def test_default_files_are_dockerds(ready: Path, tmp_path: Path) -> None:
         configured("--tls", DOCKER_CERT_PATH=str(tmp_path))
 
 
-def test_tlsverify_false_is_tls_without_client_certificates() -> None:
+def test_tlsverify_false_enables_tls_without_client_certificates() -> None:
     assert [(c.uses_tls, c.verifies_clients) for c in (Config(), Config(tls=True), Config(tlsverify=True))] == [
         (False, False),
         (True, True),
@@ -403,7 +404,9 @@ def test_tlsverify_false_is_tls_without_client_certificates() -> None:
 
 
 @pytest.mark.parametrize("more", [{}, {"tls": True, "tlsverify": False}])
-def test_tcp_off_loopback_needs_tls_or_an_explicit_key(more: dict[str, Any], caplog: pytest.LogCaptureFixture) -> None:
+def test_tcp_listener_outside_loopback_needs_tls_or_allow_insecure_tcp(
+    more: dict[str, Any], caplog: pytest.LogCaptureFixture
+) -> None:
     with pytest.raises(ConfigError, match=r"anyone who can reach this address can become root .*--allow-insecure-tcp"):
         exposure.check("tcp://0.0.0.0:1", "0.0.0.0", Config(**more))
     exposure.check("tcp://0.0.0.0:1", "0.0.0.0", Config(allow_insecure_tcp=True, **more))
@@ -413,7 +416,7 @@ def test_tcp_off_loopback_needs_tls_or_an_explicit_key(more: dict[str, Any], cap
     assert len(caplog.messages) == 1
 
 
-def test_tcp_sockets_of_systemd_are_checked_as_well(ready: Path) -> None:
+def test_tcp_socket_from_systemd_must_also_have_tls(ready: Path) -> None:
     async def opened(found: Config) -> list[str]:
         with socket.create_server(("0.0.0.0", 0)) as sock:
             async with listen.opened(found, {os.dup(sock.fileno()): ""}) as listeners:
@@ -456,7 +459,7 @@ def test_renewed_certificate_is_used_for_the_next_connection(ready: Path, tmp_pa
     trio.run(main)
 
 
-def test_unfinished_handshake_is_closed(ready: Path) -> None:
+def test_connection_with_an_unfinished_tls_handshake_is_closed(ready: Path) -> None:
     from trio.testing import MockClock, memory_stream_pair
 
     from orlop_kernel.http import identify as module

@@ -44,7 +44,7 @@ async def shown(images: ImagesFixture, name: str) -> list[tuple[str, bool, int]]
     return [(one.kind, one.available, one.stored) for one in found.manifests]
 
 
-def test_attestations_about_the_pulled_image_are_stored(tmp_path: Path) -> None:
+def test_pull_stores_the_attestations_about_the_pulled_image(tmp_path: Path) -> None:
     async def test(images: ImagesFixture, registry: Hostile) -> None:
         about = Attested(APP, OTHER)
         name = about.publish(registry)
@@ -67,7 +67,7 @@ def test_attestations_about_the_pulled_image_are_stored(tmp_path: Path) -> None:
     run(tmp_path, test)
 
 
-def test_an_image_pulled_without_its_attestations_gains_them(tmp_path: Path) -> None:
+def test_second_pull_adds_attestations_that_the_first_pull_could_not_get(tmp_path: Path) -> None:
     async def test(images: ImagesFixture, registry: Hostile) -> None:
         about = Attested(APP, OTHER)
         name = about.publish(registry)
@@ -109,7 +109,7 @@ def test_invalid_attestation_is_ignored(tmp_path: Path, about: Attested, part: s
     run(tmp_path, test)
 
 
-def test_the_number_of_attestations_is_limited(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_number_of_attestations_of_an_image_is_limited(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     async def test(images: ImagesFixture, registry: Hostile) -> None:
         about = Attested(APP, OTHER)
         name = about.publish(registry)
@@ -139,9 +139,9 @@ class Restricted:
 
 
 @pytest.mark.parametrize("answers", [[], [status(404, "BLOB_UNKNOWN")], [flip()]])
-def test_a_restricted_client_must_have_what_an_attestation_names(tmp_path: Path, answers: list[Answer]) -> None:
-    """The client's registry must deliver even content that is already stored. Otherwise the client's image would get content
-    of another client."""
+def test_restricted_clients_registry_must_serve_all_content_of_an_attestation(tmp_path: Path, answers: list[Answer]) -> None:
+    """The registry must serve even content that the daemon has stored. Otherwise the client's image would get content of
+    another client."""
 
     async def test(images: ImagesFixture, registry: Hostile) -> None:
         about = Attested(APP, OTHER)

@@ -64,7 +64,7 @@ async def received(read: Callable[[int], Awaitable[None]]) -> bytes:
     return data
 
 
-def test_blobs_are_kept_until_their_artifact_is_dropped(tmp_path: Path) -> None:
+def test_blobs_are_kept_until_all_artifacts_with_these_blobs_are_dropped(tmp_path: Path) -> None:
     async def test(artifacts: Artifacts, api: ImagesFixture) -> None:
         found = await artifacts.put("a", b"content")
         await api.images.collect()
@@ -111,7 +111,7 @@ def quiet(_: object) -> None:
     pass
 
 
-def test_blob_from_a_pipe_must_have_its_digest(tmp_path: Path) -> None:
+def test_blob_received_from_a_pipe_must_match_the_expected_digest(tmp_path: Path) -> None:
     async def feed(artifacts: Artifacts, data: bytes, expected: str) -> None:
         reading, writing = os.pipe()
         os.write(writing, data)
@@ -131,7 +131,7 @@ def test_blob_from_a_pipe_must_have_its_digest(tmp_path: Path) -> None:
     run(tmp_path, test)
 
 
-def test_documents_are_pushed_and_fetched(tmp_path: Path) -> None:
+def test_manifest_and_blobs_of_an_artifact_can_be_pushed_and_fetched(tmp_path: Path) -> None:
     async def main(host: str) -> None:
         async def test(artifacts: Artifacts, api: ImagesFixture) -> None:
             blob, config = b"layer", b"{}"
@@ -164,8 +164,7 @@ def test_documents_are_pushed_and_fetched(tmp_path: Path) -> None:
         trio.run(main, registry.host)
 
 
-def test_an_archive_has_all_that_its_root_names(tmp_path: Path) -> None:
-    """The archive contains all blobs to which its root manifest refers."""
+def test_archive_contains_all_blobs_that_its_root_manifest_refers_to(tmp_path: Path) -> None:
 
     async def test(artifacts: Artifacts, api: ImagesFixture) -> None:
         parts = {data: await artifacts.put("a", data) for data in (b"manifest", b"config", b"layer")}
@@ -202,8 +201,10 @@ def test_an_archive_has_all_that_its_root_names(tmp_path: Path) -> None:
         (Recipe("uncompressed"), b"bin/app"),
     ],
 )
-def test_layers_in_another_form_do_not_change_images(tmp_path: Path, recipe: Recipe, magic: bytes) -> None:
-    """A layer is compressed in another form for an export."""
+def test_export_with_another_compression_does_not_change_the_stored_image(
+    tmp_path: Path, recipe: Recipe, magic: bytes
+) -> None:
+    """The export compresses a layer again."""
 
     async def main(host: str) -> None:
         await trio.to_thread.run_sync(push, host, "app", "1", APP)
@@ -225,6 +226,5 @@ def test_layers_in_another_form_do_not_change_images(tmp_path: Path, recipe: Rec
         trio.run(main, registry.host)
 
 
-def test_the_usual_form_is_that_of_pushes() -> None:
-    """By default, layers have the form that a push of an image uses."""
+def test_default_layer_form_of_artifacts_is_the_same_as_in_a_push() -> None:
     assert LayerForm() == LayerForm("", -1, False, None)
