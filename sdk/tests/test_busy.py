@@ -10,7 +10,7 @@ from orlop_sdk.testing.busy import tolerated
 
 
 @pytest.mark.parametrize(("load", "slowness", "seconds"), [(0.0, "1", 0.1), (1000.0, "1", 0.4), (0.0, "10", 4.0)])
-def test_busy_and_emulated_machines_are_given_more_time(
+def test_event_loop_may_be_blocked_longer_on_busy_and_emulated_machines(
     monkeypatch: pytest.MonkeyPatch, load: float, slowness: str, seconds: float
 ) -> None:
     monkeypatch.setattr(os, "getloadavg", lambda: (load, load, load))

@@ -22,7 +22,7 @@ _INFO = {
 }
 
 
-def test_scan_is_cached_and_finds_new_plugins_later(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_list_of_plugins_is_cached_and_later_contains_new_plugins(monkeypatch: pytest.MonkeyPatch) -> None:
     """One scan of the installed distributions, which takes milliseconds, serves many lookups; a later scan finds new
     plugins."""
     points = [EntryPoint("a", "nowhere", "orlop.log"), EntryPoint("x", "nowhere", "console_scripts")]
@@ -92,7 +92,7 @@ def test_entry_point_loads_its_attribute() -> None:
 
 
 @pytest.mark.parametrize("where", ["zip", "finder"])
-def test_distributions_in_archives_and_finders_are_found(
+def test_plugins_in_zip_archives_and_from_metadata_finders_are_found(
     where: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     archive = tmp_path / "archive"
@@ -168,7 +168,7 @@ def _install(top: Path, distribution: str, module: str) -> None:
     (info / "entry_points.txt").write_text(f"[orlop.log]\nsame = {module}\n")
 
 
-def test_name_of_two_distributions_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_plugin_name_that_two_distributions_define_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """DISTRIBUTION:NAME selects a plugin, and remains valid when the other distribution is uninstalled."""
     monkeypatch.syspath_prepend(str(tmp_path))
     monkeypatch.setattr(discovery, "_scanned", (float("-inf"), {}))
@@ -191,7 +191,9 @@ def test_name_of_two_distributions_is_refused(tmp_path: Path, monkeypatch: pytes
         discovery.find("log", "dist-a:same")
 
 
-def test_hidden_distribution_of_the_same_name_is_ignored(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_second_distribution_of_the_same_name_on_the_import_path_is_ignored(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(discovery, "_scanned", (float("-inf"), {}))
     for number in (1, 2):
         top = tmp_path / str(number)

@@ -55,7 +55,7 @@ def helper(serves: Callable[[socket.socket], None] = serve) -> Iterator[Helper[s
             assert not thread.is_alive()
 
 
-def test_helper_copies_files_and_reports_the_others(tmp_path: Path) -> None:
+def test_copy_helper_copies_files_and_reports_entries_that_it_did_not_copy(tmp_path: Path) -> None:
     with no_descriptors_left(), directories(tmp_path) as (source, target), helper() as made:
         (tmp_path / "source/one").write_text("1")
         (tmp_path / "source/two").write_text("2")
@@ -71,7 +71,7 @@ def test_helper_copies_files_and_reports_the_others(tmp_path: Path) -> None:
     assert (tmp_path / "target/two").read_text() == "old"
 
 
-def test_busy_helper_takes_two_batches(tmp_path: Path) -> None:
+def test_busy_copy_helper_accepts_two_batches_and_refuses_a_third(tmp_path: Path) -> None:
     may_begin = threading.Event()
 
     def late(connection: socket.socket) -> None:
@@ -86,13 +86,13 @@ def test_busy_helper_takes_two_batches(tmp_path: Path) -> None:
         assert [made.take(wait=True) for _ in "abc"] == [("a", ["missing"]), ("b", ["missing"]), None]
 
 
-def test_names_that_cannot_be_encoded_are_not_given(tmp_path: Path) -> None:
+def test_batch_with_names_that_cannot_be_encoded_is_not_given_to_the_helper(tmp_path: Path) -> None:
     with directories(tmp_path) as (source, target), helper() as made:
         assert not made.give(source, target, Batch([("\udcff", 0o644)], Attributes()), "")
         assert not made.give(source, target, Batch([("x" * 255, 0o644)] * 1000, Attributes()), "")
 
 
-def test_helper_that_has_ended_gets_no_batches(tmp_path: Path) -> None:
+def test_copy_helper_that_has_exited_gets_no_batches(tmp_path: Path) -> None:
     with directories(tmp_path) as (source, target), helper(lambda connection: None) as made:
         batch = Batch([("a", 0o644)], Attributes())
         if made.give(source, target, batch, "first"):  # false if the helper had ended already

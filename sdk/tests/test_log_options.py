@@ -58,7 +58,7 @@ def test_max_size_is_parsed_in_decimal_units(text: str, size: int) -> None:
         ({"compress": "true", "max-file": "2"}, "compress cannot be true"),
     ],
 )
-def test_invalid_file_options_are_refused(options: dict[str, str], cause: str) -> None:
+def test_invalid_options_of_log_files_are_refused(options: dict[str, str], cause: str) -> None:
     with pytest.raises(InvalidParameter) as caught:
         file_options(options, DEFAULT)
     assert cause in str(caught.value)

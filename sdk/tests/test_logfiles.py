@@ -88,7 +88,7 @@ def per_record(lines: list[bytes], limit: int) -> list[list[bytes]]:
     st.lists(st.lists(st.integers(0, 60), min_size=1, max_size=12), min_size=1, max_size=6),
     st.integers(1, 200),
 )
-def test_batches_rotate_like_single_records(batches: list[list[int]], limit: int) -> None:
+def test_records_written_in_batches_are_rotated_like_single_records(batches: list[list[int]], limit: int) -> None:
     with tempfile.TemporaryDirectory() as directory:
         path = Path(directory) / "log"
         file = RotatingFile(str(path), FileOptions(limit, 1000), Lines())
@@ -180,7 +180,7 @@ def test_incomplete_last_record_is_removed_at_open(tmp_path: Path) -> None:
     assert path.read_bytes() == line(1) + line(3)
 
 
-def test_missing_directory_fails_the_open(tmp_path: Path) -> None:
+def test_log_file_in_a_missing_directory_cannot_be_opened(tmp_path: Path) -> None:
     with pytest.raises(DriverError, match=r"^cannot open log .*/none/log: No such file or directory$"):
         RotatingFile(str(tmp_path / "none" / "log"), FileOptions(), Lines())
 
@@ -238,7 +238,7 @@ def test_rotation_without_free_inodes_deletes_no_file(tmp_path: Path, monkeypatc
     assert contents(path) == [line(number)[:-1] for number in (0, 1, 2, 3, 4, 5, 12)]
 
 
-def test_truncated_log_is_continued(tmp_path: Path) -> None:
+def test_log_truncated_by_another_program_is_continued(tmp_path: Path) -> None:
     path = tmp_path / "log"
     file = RotatingFile(str(path), FileOptions(100, 3), Lines())
     reader = FileLogReader(str(path), Lines(), LogQuery(follow=True))
@@ -253,7 +253,7 @@ def test_truncated_log_is_continued(tmp_path: Path) -> None:
     file.close()
 
 
-def test_removed_log_is_created_again(tmp_path: Path) -> None:
+def test_log_removed_by_another_program_is_created_again(tmp_path: Path) -> None:
     path = tmp_path / "log"
     file = RotatingFile(str(path), FileOptions(50, 3), Lines())
     file.append(line(0) * 3, 1)
@@ -264,7 +264,7 @@ def test_removed_log_is_created_again(tmp_path: Path) -> None:
     assert path.read_bytes() == line(1)
 
 
-def test_since_skips_most_of_a_large_file(tmp_path: Path) -> None:
+def test_query_with_since_skips_most_of_a_large_file(tmp_path: Path) -> None:
     path = tmp_path / "log"
     path.write_bytes(b"".join(line(number, 80) for number in range(30_000)))
     reader = FileLogReader(str(path), Lines(), LogQuery(since=25_000 * SECOND))
@@ -278,7 +278,7 @@ def test_since_skips_most_of_a_large_file(tmp_path: Path) -> None:
     assert found == list(range(25_000, 30_000))
 
 
-def test_since_finds_entries_next_to_older_times(tmp_path: Path) -> None:
+def test_query_with_since_finds_an_entry_between_entries_with_older_times(tmp_path: Path) -> None:
     """`since` finds an entry even if the entries next to it have older times, as the last piece of a long line can have."""
     path = tmp_path / "log"
     times = [1 if number % 3 else number for number in range(30_000)]
@@ -291,7 +291,7 @@ def test_since_finds_entries_next_to_older_times(tmp_path: Path) -> None:
     assert found == list(range(15_000, 30_000, 3))
 
 
-def test_since_skips_compressed_files_by_their_header(tmp_path: Path) -> None:
+def test_query_with_since_skips_compressed_files_by_their_header(tmp_path: Path) -> None:
     path = tmp_path / "log"
     file = RotatingFile(str(path), FileOptions(50, 10, True), Lines())
     for number in range(1, 16):
@@ -312,7 +312,7 @@ def test_until_ends_reading(tmp_path: Path) -> None:
     reader.close()
 
 
-def test_record_longer_than_a_chunk_is_read(tmp_path: Path) -> None:
+def test_record_longer_than_a_read_chunk_is_returned_whole(tmp_path: Path) -> None:
     path = tmp_path / "log"
     path.write_bytes(line(1, 3 << 20) + line(2))
     assert [len(one) for one in contents(path)] == [2 + (3 << 20), 22]
@@ -333,7 +333,7 @@ def test_follower_continues_after_its_file_was_compressed(tmp_path: Path) -> Non
     assert found == [line(number)[:-1] for number in range(20)]
 
 
-def test_readers_poll_without_inotify(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_readers_poll_the_log_file_if_inotify_is_unavailable(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def add(directory: str, watch: watching.Watch) -> int:
         raise OSError(errno.EMFILE, "Too many open files")
 

@@ -58,7 +58,7 @@ def block(data: bytes) -> LogBlock:
     return LogBlock("stdout", data, 1)
 
 
-def test_full_queue_drops_blocks_and_counts_them() -> None:
+def test_full_queue_drops_new_blocks_of_lines_and_counts_them() -> None:
     gate = Gate()
     writer = SendingWriter("t", gate, {"mode": "non-blocking", "max-buffer-size": "10"})
     writer.write([block(b"first\n")])
@@ -81,7 +81,7 @@ def test_container_waits_for_a_slow_service_in_mode_blocking() -> None:
     assert (writer.full, writer.dropped, gate.sent) == (False, 0, [b"first line\n"])
 
 
-def test_container_waits_only_while_the_service_keeps_up(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_container_does_not_wait_for_a_log_service_that_accepts_no_data(monkeypatch: pytest.MonkeyPatch) -> None:
     gate, now = Gate(), [100.0]
     monkeypatch.setattr(writers.time, "monotonic", lambda: now[0])
     writer = SendingWriter("t", gate, {}, limit=10)
@@ -112,7 +112,7 @@ def test_queue_is_bounded_while_the_container_does_not_wait() -> None:
     assert writer.dropped == 80
 
 
-def test_failed_connection_is_made_again(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_sender_reconnects_after_a_failed_connection(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(writers, "_FIRST_PAUSE", 0.001)
     gate = Gate()
     gate.fails = True
@@ -138,7 +138,7 @@ def test_line_that_cannot_be_encoded_is_dropped(capsys: pytest.CaptureFixture[st
     assert "log driver t: ValueError: bad line" in capsys.readouterr().err
 
 
-def test_parts_of_long_lines_are_numbered_by_stream() -> None:
+def test_parts_of_long_lines_are_numbered_separately_for_each_stream() -> None:
     out = LogBlock("stdout", b"a" * 16384, 1, partial=True)
     err = LogBlock("stderr", b"b" * 16384, 1, partial=True)
     found = Numbering().items([out, err, out, block(b"end\n"), block(b"x\ny\n"), LogBlock("stderr", b"\n", 1)])
@@ -154,7 +154,7 @@ def test_blocks_are_split_into_lines(data: bytes, wanted: list[bytes]) -> None:
     assert [line.data for line in lines_of([block(data)])] == wanted
 
 
-def test_lines_arrive_over_tls_and_certificates_are_checked(tmp_path: Path) -> None:
+def test_sender_over_tls_refuses_an_untrusted_certificate_unless_verification_is_disabled(tmp_path: Path) -> None:
     class Plain(StreamSender):
         def encode(self, line: LogLine) -> bytes:
             return line.data
@@ -179,7 +179,7 @@ def test_lines_arrive_over_tls_and_certificates_are_checked(tmp_path: Path) -> N
         assert service.records.count(b"text") == 2
 
 
-def test_addresses_are_split_as_by_go() -> None:
+def test_addresses_are_split_into_host_and_port_as_by_go() -> None:
     assert split_address("udp://[::1]:99/x%20y") == ("udp", "::1", "99", "/x y")
     assert split_address("unix:///a/b") == ("unix", "", "", "/a/b")
     assert split_address("text") == ("", "", "", "text")
@@ -187,7 +187,7 @@ def test_addresses_are_split_as_by_go() -> None:
         split_address("tcp://a:b")
 
 
-def test_values_are_parsed_as_by_go() -> None:
+def test_option_values_are_parsed_as_by_go() -> None:
     options = {"b": "T", "n": "3", "d": "1m1.5s", "minus": "-250ms"}
     assert boolean(options, "b") and not boolean(options, "none")
     assert (unsigned(options, "n", 7), unsigned(options, "none", 7)) == (3, 7)

@@ -30,7 +30,7 @@ WITHOUT_A_MUTANT = {
 
 @pytest.mark.timeout(600)  # hundreds of processes, on a busy machine
 @pytest.mark.parametrize("kind", KINDS)
-def test_each_mutant_is_found(kind: str) -> None:
+def test_conformance_suite_detects_every_mutant(kind: str) -> None:
     command = [sys.executable, "-m", "orlop_sdk.testing.mutants", kind]
     environment = {**os.environ, "PYTEST_ADDOPTS": "", "PYTHONDONTWRITEBYTECODE": "1"}
     done = subprocess.run(
@@ -42,13 +42,13 @@ def test_each_mutant_is_found(kind: str) -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_each_check_has_a_mutant(kind: str) -> None:
+def test_every_test_of_a_conformance_suite_has_a_mutant(kind: str) -> None:
     checks = {name for name in dir(suite(kind)) if name.startswith("test_")}
     assert checks - {mutant.check for mutant in mutants(kind)} == set(WITHOUT_A_MUTANT.get(kind, ()))
     assert {mutant.check for mutant in mutants(kind)} <= checks
 
 
-def test_faults_of_a_kind_differ() -> None:
+def test_mutants_of_a_driver_kind_have_different_faults() -> None:
     for kind in KINDS:
         faults = [(mutant.fault, mutant.check) for mutant in mutants(kind)]
         assert len(set(faults)) == len(faults)

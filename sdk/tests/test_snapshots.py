@@ -10,7 +10,7 @@ from orlop_sdk.files import filesystem_type, spread_directories
 from orlop_sdk.snapshots import SnapshotIndex, SnapshotRecord
 
 
-def test_parent_is_set_before_the_commit(tmp_path):
+def test_parent_of_a_snapshot_can_be_set_before_its_commit(tmp_path):
     index = SnapshotIndex(str(tmp_path))
     index.load()
     index.add("below", "id-0", None, committed=True)
@@ -42,5 +42,5 @@ def test_directories_are_spread_over_block_groups(tmp_path):
         os.close(fd)
 
 
-def test_spreading_ignores_file_systems_without_the_flag():
+def test_file_system_without_the_flag_for_spread_directories_is_ignored():
     spread_directories("/proc")

@@ -226,7 +226,7 @@ def test_walk_continues_at_the_root_after_a_directory_was_moved(tmp_path: Path) 
     assert not [path for path in seen if "secret" in path]
 
 
-def test_other_file_systems_are_not_entered(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_walk_does_not_enter_other_file_systems(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "mounted/below").mkdir(parents=True)
     fd = opened(tmp_path)
     stat_of = os.stat
@@ -242,7 +242,7 @@ def test_other_file_systems_are_not_entered(tmp_path: Path, monkeypatch: pytest.
         os.close(fd)
 
 
-def test_directories_with_subdirectories_are_not_counted_as_hard_links(tmp_path: Path) -> None:
+def test_usage_counts_a_directory_with_subdirectories_once(tmp_path: Path) -> None:
     for name in ("a/1", "a/2", "b/1"):
         (tmp_path / name).mkdir(parents=True)
     assert tree_usage(str(tmp_path)).inodes == 5
@@ -258,7 +258,7 @@ def test_copy_of_deeply_nested_directories_is_refused(tmp_path: Path, monkeypatc
     assert caught.value.errno == errno.ENAMETOOLONG
 
 
-def test_refused_hard_link_becomes_a_copy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_file_is_copied_if_its_hard_link_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "source").mkdir()
     (tmp_path / "source/a").write_text("content")
     os.link(tmp_path / "source/a", tmp_path / "source/b")
@@ -277,7 +277,7 @@ def test_refused_hard_link_becomes_a_copy(tmp_path: Path, monkeypatch: pytest.Mo
         copied(tmp_path / "source", tmp_path / "again")
 
 
-def test_file_with_one_name_is_not_linked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_copy_of_a_file_without_hard_links_creates_no_hard_link(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "source").mkdir()
     (tmp_path / "source/a").write_text("1")
     monkeypatch.setattr(files.os, "link", None)
@@ -400,7 +400,7 @@ def test_index_entries_are_synced_in_crash_safe_order(tmp_path: Path) -> None:
     assert steps == [("rename", renamed), ("sync", str(tmp_path / "committed")), ("sync", str(tmp_path / "active"))]
 
 
-def test_index_knows_its_snapshots(tmp_path: Path) -> None:
+def test_index_knows_the_ids_of_its_snapshots(tmp_path: Path) -> None:
     index = SnapshotIndex(str(tmp_path))
     index.load()
     index.add("one", "id1", None)

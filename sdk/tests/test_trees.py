@@ -37,7 +37,9 @@ def run(work: Callable[[], Any]) -> None:
     trio.run(work)
 
 
-def test_a_commit_syncs_the_files_before_the_index_says_committed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_commit_syncs_the_files_of_a_snapshot_before_its_index_entry(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     storage, order = Trees(tmp_path), list[str]()
     committed = storage.index.commit
     monkeypatch.setattr(_storage, "sync_filesystem", lambda path: order.append(os.path.dirname(path)))
@@ -70,7 +72,7 @@ def test_a_failed_prepare_leaves_no_directory_and_no_key(tmp_path: Path) -> None
     assert trio.run(Trees(tmp_path).keys) == []
 
 
-def test_a_committed_snapshot_gets_no_second_name(tmp_path: Path) -> None:
+def test_committed_snapshot_cannot_be_committed_with_another_key(tmp_path: Path) -> None:
     storage = Trees(tmp_path)
 
     async def work() -> None:
@@ -121,7 +123,7 @@ def test_a_failed_remove_keeps_the_snapshot(tmp_path: Path, monkeypatch: pytest.
     run(work)
 
 
-def test_a_directory_without_a_key_is_removed_by_a_repair_if_it_is_empty(tmp_path: Path) -> None:
+def test_repair_removes_only_empty_directories_that_belong_to_no_snapshot(tmp_path: Path) -> None:
     storage = Trees(tmp_path)
 
     async def work() -> None:

@@ -79,5 +79,5 @@ def rigs() -> Iterator[_Rigs]:
 
 
 @pytest.mark.parametrize("name, percent", [(name, percent) for name, points in _SAMPLE.items() for percent in points])
-def test_every_crash_point_is_recovered_from(rigs: _Rigs, name: str, percent: int) -> None:
+def test_daemon_recovers_from_a_crash_at_every_sampled_point(rigs: _Rigs, name: str, percent: int) -> None:
     rigs.run(name, percent)

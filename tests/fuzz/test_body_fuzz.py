@@ -49,7 +49,7 @@ def text(value: object, chance: random.Random, twice: str = "") -> str:
 
 
 @pytest.mark.parametrize("seed", range(50))
-def test_member_in_any_spelling_is_recognized(seed: int) -> None:
+def test_json_key_in_any_case_that_go_accepts_is_recognized(seed: int) -> None:
     chance = random.Random(seed)
     body = {name: MEMBERS[name] for name in chance.sample([*MEMBERS], 5)}
     assert decode_json(text(body, chance).encode(), CreateRequest) == decode_json(json.dumps(body).encode(), CreateRequest)
@@ -57,6 +57,6 @@ def test_member_in_any_spelling_is_recognized(seed: int) -> None:
 
 @pytest.mark.parametrize("name", [*MEMBERS, "Binds", "Memory", "Name", "Type"])
 @pytest.mark.parametrize("seed", range(5))
-def test_duplicate_member_is_refused(seed: int, name: str) -> None:
+def test_duplicate_json_key_is_refused(seed: int, name: str) -> None:
     with pytest.raises(InvalidParameter, match=r"^invalid JSON: duplicate key "):
         decode_json(text(MEMBERS, random.Random(seed), twice=name).encode(), CreateRequest)

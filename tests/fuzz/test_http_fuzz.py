@@ -190,7 +190,7 @@ def test_mutated_requests_do_not_break_the_server(
 
 @bounded
 @given(st.lists(st.binary(max_size=20), max_size=4), PLACES)
-def test_pipelined_requests_cut_anywhere_are_answered_one_by_one(bodies: list[bytes], places: list[int]) -> None:
+def test_pipelined_requests_split_at_any_bytes_are_answered_in_order(bodies: list[bytes], places: list[int]) -> None:
     data = b"".join(b"POST /echo HTTP/1.1\r\nHost: d\r\nContent-Length: %d\r\n\r\n%b" % (len(b), b) for b in bodies)
     answers = exchange(cut(data, places), leave=False)
     assert re.findall(rb"\r\n\r\n(\d+)\n", answers) == [b"%d" % len(b) for b in bodies]
@@ -198,7 +198,7 @@ def test_pipelined_requests_cut_anywhere_are_answered_one_by_one(bodies: list[by
 
 @bounded
 @given(st.lists(st.binary(min_size=1, max_size=30), max_size=5), st.binary(max_size=5), PLACES)
-def test_chunks_cut_anywhere_are_the_same_body(pieces: list[bytes], behind: bytes, places: list[int]) -> None:
+def test_chunked_body_split_at_any_bytes_is_decoded_unchanged(pieces: list[bytes], behind: bytes, places: list[int]) -> None:
     wire = b"".join(b"%x\r\n%b\r\n" % (len(piece), piece) for piece in pieces) + b"0\r\n\r\n"
     framing, content, waiting = Chunked(), b"", b""
     for part in [*cut(wire, places), behind]:
@@ -232,7 +232,7 @@ VALUES = st.recursive(
 
 @bounded
 @given(VALUES)
-def test_any_json_is_a_value_or_an_invalid_parameter(value: object) -> None:
+def test_any_json_value_is_decoded_or_refused_as_an_invalid_parameter(value: object) -> None:
     try:
         assert isinstance(decode_json(json.dumps(value).encode(), Outer), Outer)
     except InvalidParameter as error:
@@ -241,7 +241,7 @@ def test_any_json_is_a_value_or_an_invalid_parameter(value: object) -> None:
 
 @bounded
 @given(st.binary(max_size=60))
-def test_any_bytes_are_json_or_an_invalid_parameter(data: bytes) -> None:
+def test_any_bytes_are_decoded_as_json_or_refused_as_an_invalid_parameter(data: bytes) -> None:
     try:
         decode_json(data, Outer)
     except InvalidParameter as error:

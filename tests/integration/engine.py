@@ -134,7 +134,7 @@ class Terminal:
 
     def expect(self, text: str) -> bytes:
         """Read until the output contains the text. Returns the output up to the end of the text. The next call begins after
-        it."""
+        this text."""
         wanted = text.encode()
         os.set_blocking(self.master, False)
 

@@ -29,7 +29,7 @@ def engine_fixture() -> Iterator[EngineFixture]:
     yield from serving()
 
 
-def test_audit_log_names_client_object_and_decision(engine_fixture: EngineFixture) -> None:
+def test_audit_log_line_contains_client_object_and_decision(engine_fixture: EngineFixture) -> None:
     engine_fixture.denied("read", "rm", "-f", "web1")
     listener = f"unix://{engine_fixture.engine.home}/read.sock"
     (line,) = until(lambda: engine_fixture.lines(route="/containers/{id}", listener=listener, decision="denied")[-1:])
@@ -42,7 +42,7 @@ def test_audit_log_names_client_object_and_decision(engine_fixture: EngineFixtur
     assert (stat.S_IMODE(status.st_mode), status.st_uid) == (0o600, 0)
 
 
-def test_audit_log_has_the_beginning_and_end_of_streams(engine_fixture: EngineFixture) -> None:
+def test_audit_log_records_the_beginning_and_end_of_streams(engine_fixture: EngineFixture) -> None:
     engine_fixture.engine.ok("exec", "web1", "true")
     follower = subprocess.Popen(
         [
@@ -67,7 +67,7 @@ def test_audit_log_has_the_beginning_and_end_of_streams(engine_fixture: EngineFi
     assert hijack["seconds"] >= engine_fixture.lines(event="begin", id=hijack["id"])[0]["seconds"]
 
 
-def test_audit_log_has_unknown_routes(engine_fixture: EngineFixture) -> None:
+def test_audit_log_records_requests_for_unknown_routes(engine_fixture: EngineFixture) -> None:
     assert engine_fixture.api("read", "POST", "/no/such")[0] == 404
     assert until(lambda: engine_fixture.lines(path="/v1.45/no/such", status=404))[0].get("route", "") == ""
 
@@ -146,7 +146,7 @@ def _no_volumes(method: str, question: dict[str, Any]) -> dict[str, Any]:
     return {"Allow": True}
 
 
-def test_plugins_are_asked_about_every_request(engine_fixture: EngineFixture) -> None:
+def test_authorization_plugins_decide_about_every_request(engine_fixture: EngineFixture) -> None:
     """A reload enables and disables the plugins, on all listeners."""
     engine = engine_fixture.engine
     first, second = Plugin(_no_volumes), Plugin(lambda method, question: {"Allow": True})

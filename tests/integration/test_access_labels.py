@@ -44,7 +44,7 @@ def test_exec_of_another_teams_container_is_refused(engine_fixture: EngineFixtur
     assert "a privileged exec is not allowed" in engine_fixture.denied("web", "exec", "--privileged", "web1", "true")
 
 
-def test_created_objects_get_the_labels(engine_fixture: EngineFixture) -> None:
+def test_created_objects_get_the_labels_of_the_listener(engine_fixture: EngineFixture) -> None:
     assert engine_fixture.ok("web", "run", "--rm", "busybox", "echo", "made") == "made"
     ident = engine_fixture.ok("web", "create", "--name", "web2", "-v", "web-data:/d", "-v", "/anonymous", "busybox", "true")
     made = engine_fixture.engine.inspect(ident)
@@ -71,7 +71,7 @@ def test_created_objects_get_the_labels(engine_fixture: EngineFixture) -> None:
     engine_fixture.ok("web", "volume", "rm", "web-data")
 
 
-def test_references_to_objects_of_others_are_refused(engine_fixture: EngineFixture) -> None:
+def test_references_to_objects_without_the_labels_are_refused(engine_fixture: EngineFixture) -> None:
     engine_fixture.engine.ok("volume", "create", "private")
     engine_fixture.engine.ok("network", "create", "private")
     for argv in (
@@ -125,7 +125,9 @@ def test_checkpoints_give_no_access_to_directories_of_the_host(engine_fixture: E
     assert (tmp_path / "victim").is_dir()
 
 
-def test_anonymous_volume_on_a_host_directory_is_not_inherited(engine_fixture: EngineFixture, tmp_path: Path) -> None:
+def test_volumes_from_gives_no_access_to_an_anonymous_volume_on_a_host_directory(
+    engine_fixture: EngineFixture, tmp_path: Path
+) -> None:
     options = f"type=volume,dst=/m,volume-opt=type=none,volume-opt=o=bind,volume-opt=device={tmp_path}"
     engine_fixture.engine.ok("create", "--name", "holder", "-l", f"{TEAM}=web", "--mount", options, "busybox")
     for policy in ("web", "ci"):
@@ -138,7 +140,7 @@ def test_anonymous_volume_on_a_host_directory_is_not_inherited(engine_fixture: E
     engine_fixture.engine.ok("rm", "-v", "holder", "giver")
 
 
-def test_images_are_shared_only_if_configured(engine_fixture: EngineFixture) -> None:
+def test_images_without_the_labels_can_be_used_only_if_shared_images_is_set(engine_fixture: EngineFixture) -> None:
     assert engine_fixture.ok("web", "images", "-q")
     assert engine_fixture.ok("db", "images", "-q") == ""
     assert f"image {BUSYBOX.removesuffix(':latest')} is outside the labels" in engine_fixture.denied(
@@ -157,7 +159,7 @@ def test_prune_removes_only_objects_with_the_labels(engine_fixture: EngineFixtur
     engine_fixture.engine.ok("rm", "other")
 
 
-def test_links_are_removed_only_by_their_team(engine_fixture: EngineFixture) -> None:
+def test_link_of_a_container_can_be_removed_only_by_clients_with_its_labels(engine_fixture: EngineFixture) -> None:
     engine_fixture.ok("web", "create", "--name", "linked", "--link", "web1:first", "busybox")
     ident = engine_fixture.engine.inspect("web1")["Id"]
     assert engine_fixture.engine.inspect("linked")["HostConfig"]["Links"] == ["/web1:/linked/first"]

@@ -1,5 +1,5 @@
-"""A client of a restricted listener knows digests and diffIDs of layers, but does not have the layers. It cannot get them
-into an image of its own."""
+"""A client of a restricted listener knows digests and diffIDs of layers, but does not have the layers. The client cannot
+get these layers into an image of its own."""
 
 from __future__ import annotations
 

@@ -48,7 +48,7 @@ def test_read_only_clients_can_list_inspect_and_read_logs(engine_fixture: Engine
         "top web1 e",
     ],
 )
-def test_read_only_clients_cannot_change_or_read_files(engine_fixture: EngineFixture, argv: str) -> None:
+def test_read_only_clients_cannot_change_objects_or_see_processes(engine_fixture: EngineFixture, argv: str) -> None:
     text = engine_fixture.denied("read", *argv.split())
     assert f"is not allowed for role read-only of listener unix://{engine_fixture.engine.home}/read.sock" in text
     assert engine_fixture.engine.state("web1") == "running"
@@ -67,7 +67,9 @@ def test_sockets_have_the_configured_owner_and_mode(engine_fixture: EngineFixtur
     assert (stat.S_IMODE(env.st_mode), env.st_gid) == (0o660, 65534)
 
 
-def test_no_exec_clients_run_new_containers_but_nothing_in_existing_ones(engine_fixture: EngineFixture) -> None:
+def test_clients_of_role_no_exec_run_new_containers_but_no_commands_in_existing_containers(
+    engine_fixture: EngineFixture,
+) -> None:
     assert engine_fixture.ok("ci", "run", "--rm", "-v", "ci-data:/d", "busybox", "echo", "made") == "made"
     for argv, what in (
         ("exec web1 true", "POST /containers/{id}/exec"),
@@ -117,7 +119,7 @@ def test_restricted_clients_cannot_reach_private_addresses(engine_fixture: Engin
         )
 
 
-def test_push_is_checked_by_role_labels_and_destination(engine_fixture: EngineFixture) -> None:
+def test_push_is_refused_by_role_by_labels_or_by_destination(engine_fixture: EngineFixture) -> None:
     """The audit log contains the image, the tag, and the reason why a push was refused."""
     with hostile.serving() as inside:
         name = f"{inside.host}/app:v1"
@@ -137,7 +139,7 @@ def test_push_is_checked_by_role_labels_and_destination(engine_fixture: EngineFi
         engine_fixture.engine.ok("rmi", name)
 
 
-def test_attach_is_checked_by_role_and_labels(engine_fixture: EngineFixture) -> None:
+def test_attach_and_its_standard_input_are_allowed_by_role(engine_fixture: EngineFixture) -> None:
     stdin = "standard input is not allowed for role no-exec"
     for policy, query, status, text in (
         ("read", "", 403, "not allowed for role read-only"),
@@ -152,14 +154,14 @@ def test_attach_is_checked_by_role_and_labels(engine_fixture: EngineFixture) -> 
         assert text in said
 
 
-def test_keys_in_other_case_are_checked_alike(engine_fixture: EngineFixture) -> None:
+def test_json_keys_in_any_case_are_checked(engine_fixture: EngineFixture) -> None:
     """Guard and handler accept keys in any case, so they read the same values."""
     body = {"image": BUSYBOX, "hostconfig": {"PRIVILEGED": True}}
     status, answer = engine_fixture.api("ci", "POST", "/containers/create", body)
     assert (status, "Privileged is not allowed" in answer["message"]) == (403, True)
 
 
-def test_dry_run_is_refused_like_the_create(engine_fixture: EngineFixture) -> None:
+def test_dry_run_of_a_create_is_refused_like_the_create(engine_fixture: EngineFixture) -> None:
     engine_fixture.engine.ok("network", "create", "closed")
     for policy, body in (
         ("ci", {"HostConfig": {"Privileged": True}}),
@@ -277,7 +279,9 @@ def test_top_does_not_show_processes_of_the_host(engine_fixture: EngineFixture) 
         assert len(engine_fixture.docker(policy, "top", "web1", "aux").out.splitlines()) == 2  # titles and sleep
 
 
-def test_image_names_of_others_cannot_be_moved(engine_fixture: EngineFixture, tmp_path: Path) -> None:
+def test_listener_cannot_move_or_remove_image_names_that_it_did_not_create(
+    engine_fixture: EngineFixture, tmp_path: Path
+) -> None:
     (tmp_path / "rootfs.tar").write_bytes(layer(busybox()).data)
     (tmp_path / "evil.tar").write_bytes(docker_archive({BUSYBOX: image([layer({"evil": b""})])}))
     before = engine_fixture.engine.ok("images", "-q", "--no-trunc", "busybox")

@@ -153,7 +153,7 @@ class AdoptingEngine(Engine):
         return [*super().command, "--adopt", self.root]
 
 
-def test_a_start_adopts_once(side: Side) -> None:
+def test_start_with_adopt_adopts_the_docker_root_only_once(side: Side) -> None:
     engine = AdoptingEngine()
     engine.root = str(side.dockerd.root)
     try:
@@ -168,7 +168,7 @@ def test_a_start_adopts_once(side: Side) -> None:
         assert engine.close() == []
 
 
-def test_a_running_dockerd_is_refused(side: Side, adopter: Engine) -> None:
+def test_adoption_is_refused_while_dockerd_runs(side: Side, adopter: Engine) -> None:
     side.dockerd.start()
     try:
         for argv in (("adopt", str(side.dockerd.root), "--dry-run"), ("adopt", str(side.dockerd.root))):
@@ -178,7 +178,7 @@ def test_a_running_dockerd_is_refused(side: Side, adopter: Engine) -> None:
         side.dockerd.stop()
 
 
-def test_save_of_a_layer_without_its_tar_description_is_refused(side: Side, adopter: Engine) -> None:
+def test_save_of_an_image_without_its_tar_split_file_is_refused(side: Side, adopter: Engine) -> None:
     """The layer has neither a blob nor a tar-split file: a push and a save report this, and a pull fetches the blob."""
     if side.containerd:
         pytest.skip("its layers have blobs")
@@ -198,7 +198,7 @@ def test_save_of_a_layer_without_its_tar_description_is_refused(side: Side, adop
     system(adopter, "give-back")
 
 
-def test_removals_by_dockerd_are_reported_at_the_next_start(side: Side, adopter: Engine) -> None:
+def test_adopted_objects_that_dockerd_removed_are_reported_at_the_next_start(side: Side, adopter: Engine) -> None:
     """dockerd runs on the adopted root and removes objects. orlopd logs this, and starts with the remaining objects."""
     docker = side.dockerd
     system(adopter, "adopt", str(docker.root))
@@ -226,7 +226,7 @@ def test_removals_by_dockerd_are_reported_at_the_next_start(side: Side, adopter:
     system(adopter, "give-back")
 
 
-def test_adoption_names_a_mount_that_dockerd_left(side: Side, adopter: Engine) -> None:
+def test_error_of_an_adoption_shows_how_to_remove_a_mount_left_by_dockerd(side: Side, adopter: Engine) -> None:
     """A killed dockerd leaves a bind mount of its root onto the same root. Hard links across this mount are impossible."""
     root = str(side.dockerd.root)
     subprocess.run(["mount", "--bind", root, root], check=True)
@@ -236,7 +236,7 @@ def test_adoption_names_a_mount_that_dockerd_left(side: Side, adopter: Engine) -
         subprocess.run(["umount", root], check=True)
 
 
-def test_adoption_for_good_moves_files_and_give_back_returns_them(side: Side, adopter: Engine) -> None:
+def test_adopt_for_good_moves_files_and_give_back_moves_the_files_back(side: Side, adopter: Engine) -> None:
     docker, data = side.dockerd, adopter.data_root
     system(adopter, "adopt", str(docker.root), "--for-good")
     assert not any(path.is_symlink() for path in (data / "volumes").iterdir())

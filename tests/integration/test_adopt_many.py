@@ -48,7 +48,7 @@ def adopter() -> Iterator[Engine]:
 
 
 def processor_time() -> float:
-    """Seconds that ended children have used."""
+    """Seconds of processor time that ended child processes have used."""
     used = resource.getrusage(resource.RUSAGE_CHILDREN)
     return used.ru_utime + used.ru_stime
 

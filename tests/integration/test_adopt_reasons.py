@@ -48,7 +48,7 @@ def docker() -> Iterator[Dockerd]:
         shutil.rmtree(home, ignore_errors=True)
 
 
-def test_swarm_and_plugin_stay_with_docker_and_are_reported(docker: Dockerd) -> None:
+def test_swarm_and_plugin_objects_are_not_adopted_and_are_reported(docker: Dockerd) -> None:
     docker.ok("load", "-q", stdin=archive())
     docker.ok("create", "--name", "mine", BUSYBOX, "true")
     docker.ok("swarm", "init", "--advertise-addr", "127.0.0.1", "--listen-addr", f"127.0.0.1:{free_port()}")

@@ -282,19 +282,19 @@ def unused(found: dict[str, set[str]], reasons: Reasons) -> list[str]:
     return [pattern for pattern in chain(*reasons.values()) if not any(re.fullmatch(pattern, one) for one in fields)]
 
 
-def test_answers_contain_all_described_fields(answers: Answers) -> None:
+def test_answers_contain_all_fields_of_docker_s_api_description(answers: Answers) -> None:
     absent = {route: answers.known[route] - answers.came[route] for route in ROUTES}
     assert unexplained(absent, ABSENT) == []
     assert unused(absent, ABSENT) == [], "these reasons explain nothing"
 
 
-def test_answers_contain_no_field_that_is_not_described(answers: Answers) -> None:
+def test_answers_contain_only_fields_of_docker_s_api_description(answers: Answers) -> None:
     more = {route: answers.came[route] - answers.known[route] for route in ROUTES}
     assert unexplained(more, MORE) == []
     assert unused(more, MORE) == [], "these reasons explain nothing"
 
 
-def test_most_described_fields_appear_in_some_answer(answers: Answers) -> None:
+def test_most_fields_of_docker_s_api_description_appear_in_an_answer(answers: Answers) -> None:
     """At most the fields of swarm mode, signatures and disk accesses are missing: the listed reasons must not hide a whole
     route."""
     relevant = [

@@ -13,7 +13,7 @@ pytestmark = pytest.mark.root
 ECHO = ("busybox", "sh", "-c", "while read line; do echo got $line; done; echo over")
 
 
-def test_terminal_has_size_name_and_exit_code(engine: Engine, name: str) -> None:
+def test_run_it_passes_terminal_size_and_returns_the_exit_code(engine: Engine, name: str) -> None:
     terminal = engine.terminal("run", "-it", "--name", name, "busybox", "sh", rows=33, columns=101)
     terminal.expect("/ # ")
     terminal.type("stty size; tty; echo $TERM\n")
@@ -50,7 +50,7 @@ def test_shell_keeps_its_state_after_a_detach(engine: Engine, name: str) -> None
     assert again.wait() == 3
 
 
-def test_detach_keys_of_attach_leave_the_container_running(engine: Engine, name: str) -> None:
+def test_detach_keys_end_an_attach_and_leave_the_container_running(engine: Engine, name: str) -> None:
     engine.ok("run", "-dit", "--name", name, "busybox", "cat")
     terminal = engine.terminal("attach", "--detach-keys", "ctrl-a,b", name)
     terminal.type(b"x\x01y\n")  # an incomplete detach sequence is passed on
@@ -76,7 +76,7 @@ def test_attach_prints_output_and_returns_the_exit_code(engine: Engine, name: st
     assert client.returncode == 137
 
 
-def test_end_of_input_reaches_a_container_of_start_attach(engine: Engine, name: str) -> None:
+def test_start_attach_passes_the_end_of_input_to_the_container(engine: Engine, name: str) -> None:
     engine.ok("create", "-i", "--name", name, *ECHO)
     result = engine.docker("start", "-ai", name, stdin="one\ntwo\n")
     assert (result.code, result.out) == (0, "got one\ngot two\nover\n")
@@ -111,7 +111,7 @@ def test_attach_to_a_container_that_does_not_run_is_refused(engine: Engine, name
     engine.ok("unpause", f"{name}p")
 
 
-def test_client_that_does_not_read_does_not_block_others(engine: Engine, name: str) -> None:
+def test_attached_client_that_does_not_read_does_not_block_the_container(engine: Engine, name: str) -> None:
     engine.ok("run", "-d", "--name", name, "busybox", "sh", "-c", "sleep 0.2; seq 1 200000; echo end; sleep 600")
     deaf = engine.background("attach", "--no-stdin", name)
     until(lambda: engine.ok("logs", "--tail", "1", name) == "end", "the container wrote all")
@@ -120,7 +120,7 @@ def test_client_that_does_not_read_does_not_block_others(engine: Engine, name: s
     deaf.communicate()
 
 
-def test_signals_of_an_attached_client_reach_the_container(engine: Engine, name: str) -> None:
+def test_signal_sent_to_an_attached_client_is_forwarded_to_the_container(engine: Engine, name: str) -> None:
     script = "trap 'echo got it; exit 12' USR1; echo ready; while :; do sleep 0.05; done"
     client = engine.background("run", "--name", name, "busybox", "sh", "-c", script)
     assert client.stdout is not None

@@ -85,11 +85,13 @@ def test_invalid_create_requests_are_refused(engine: Engine, body: bytes, status
         ),
     ],
 )
-def test_refusals_have_the_messages_of_dockerd(engine: Engine, method: str, path: str, status: int, message: str) -> None:
+def test_error_answers_have_the_status_and_message_of_dockerd(
+    engine: Engine, method: str, path: str, status: int, message: str
+) -> None:
     assert engine.api(method, path) == (status, {"message": message})
 
 
-def test_request_of_a_newer_api_version_is_refused(engine: Engine) -> None:
+def test_request_with_an_api_version_newer_than_the_daemon_s_is_refused(engine: Engine) -> None:
     status, answer = engine.api("GET", "/v9.99/containers/json")
     assert status == 400
     assert answer["message"].startswith("client version 9.99 is too new. Maximum supported API version is 1.")
@@ -149,7 +151,7 @@ def test_ambiguous_id_prefix_is_refused(engine: Engine) -> None:
     assert (status, answer["message"]) == (404, f"No such container: {prefix}") or "multiple IDs found" in answer["message"]
 
 
-def test_disconnecting_clients_leave_nothing(engine: Engine) -> None:
+def test_client_that_disconnects_within_a_request_affects_no_other_client(engine: Engine) -> None:
     """A client that disconnects within a request affects no other client."""
     import socket
 
@@ -272,7 +274,7 @@ def test_log_on_a_full_disk_does_not_stop_the_container(small_disk: Path, fresh:
     assert engine.ok("run", "--rm", "busybox", "echo", "again") == "again"
 
 
-def test_configuration_is_validated_without_starting(engine: Engine, tmp_path: Path) -> None:
+def test_option_validate_checks_the_configuration_without_starting_the_daemon(engine: Engine, tmp_path: Path) -> None:
     path = tmp_path / "daemon.json"
     path.write_text(json.dumps({"live-restore": True}))
     result = engine.run([engine.command[0], "-m", "orlop_kernel", "--validate", "--config-file", str(path)])

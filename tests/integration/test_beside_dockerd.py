@@ -91,7 +91,7 @@ def user_chain() -> str:
 
 
 @on_host()
-async def test_networks_of_docker_are_left_to_its_rules(host: Host) -> None:
+async def test_traffic_of_docker_networks_is_filtered_only_by_docker_s_rules(host: Host) -> None:
     host.remote.serve(9000)
     with dockerd(host.stack) as docker:
         await host.driver.create_network(NETWORK)
@@ -126,7 +126,7 @@ async def test_networks_of_docker_are_left_to_its_rules(host: Host) -> None:
 
 
 @on_host()
-async def test_containers_reach_the_outside_over_an_administrators_bridge(host: Host) -> None:
+async def test_containers_reach_other_hosts_over_a_bridge_made_by_an_administrator(host: Host) -> None:
     """The host reaches its neighbour over an administrator's bridge: by a gateway behind the bridge, or by a link that is a
     port of the bridge."""
     run("ip", "link", "add", "br0", "type", "bridge")
@@ -149,7 +149,7 @@ async def test_containers_reach_the_outside_over_an_administrators_bridge(host: 
 
 
 @on_host()
-async def test_packet_marks_of_other_programs_admit_nothing(host: Host) -> None:
+async def test_packet_marks_set_by_other_programs_do_not_open_the_firewall(host: Host) -> None:
     """DOCKER-USER does not accept packets on which another program has set Orlop's bit of the mark. The other bits of the
     mark are kept."""
     hook = "type filter hook"
@@ -175,7 +175,7 @@ async def test_packet_marks_of_other_programs_admit_nothing(host: Host) -> None:
 
 
 @on_host()
-async def test_accepts_of_an_earlier_version_are_replaced(host: Host) -> None:
+async def test_accept_rules_of_an_earlier_version_are_replaced(host: Host) -> None:
     run(
         "nft",
         "-f",

@@ -132,7 +132,7 @@ def test_read_only_clients_cannot_build(listeners: Listeners) -> None:
 
 
 @pytest.mark.parametrize("name", ["web", "db", "noexec"])
-def test_build_within_the_labels_gets_the_labels(listeners: Listeners, name: str) -> None:
+def test_built_image_gets_the_labels_of_the_listener(listeners: Listeners, name: str) -> None:
     text = f"FROM {BASE[name]}\nRUN echo built > /made\nCOPY file /file\n"
     tag = f"ci/{name}:1"
     result = listeners.build(name, text, "-t", tag, files={"file": "of the context\n"})
@@ -145,7 +145,7 @@ def test_build_within_the_labels_gets_the_labels(listeners: Listeners, name: str
         assert ran.code == 0, ran.err
 
 
-def test_results_of_other_listeners_are_neither_shown_nor_used(listeners: Listeners) -> None:
+def test_cached_build_steps_of_other_listeners_are_neither_shown_nor_used(listeners: Listeners) -> None:
     text = "FROM busybox\nRUN echo shared between nobody; cat /proc/sys/kernel/random/uuid > /uuid\n"
     for name in ("db", "noexec"):
         assert not is_cached(listeners.build(name, text, "-t", f"ci/{name}-uuid"))
@@ -186,21 +186,21 @@ def test_base_image_outside_of_the_labels_is_refused(listeners: Listeners, name:
     assert "is not allowed for role full" in said, (status, said)
 
 
-def test_an_image_from_a_registry_needs_shared_images(listeners: Listeners) -> None:
+def test_base_image_from_a_registry_is_refused_without_shared_images(listeners: Listeners) -> None:
     refused(listeners.build("web", "FROM 203.0.113.1:5000/never:1\n"), "pulling or importing images is outside the labels")
     refused(listeners.build("web", f"FROM {BASE['web']}\n", "--pull"), "pulling or importing images is outside the labels")
     for name in ("db", "noexec"):
         refused(listeners.build(name, "FROM 127.0.0.1:5000/never:1\n"), "which is neither public nor a configured registry")
 
 
-def test_labels_of_other_teams_are_refused(listeners: Listeners) -> None:
+def test_build_that_sets_labels_outside_of_the_scope_is_refused(listeners: Listeners) -> None:
     result = listeners.build("db", f"FROM busybox\nLABEL {TEAM}\n", "-t", "ci/stolen")
     refused(result, "an image with these labels is outside the labels")
     refused(listeners.build("any", "FROM scratch\nLABEL a=b\n", "-t", "ci/none"), "an image with these labels is outside")
     assert listeners.build("any", f"FROM scratch\nLABEL {LABELS}=mine\n", "-t", "ci/any").code == 0
 
 
-def test_names_of_other_teams_are_not_moved(listeners: Listeners) -> None:
+def test_build_cannot_move_the_name_of_an_image_of_another_team(listeners: Listeners) -> None:
     before = listeners.engine.ok("image", "inspect", "-f", "{{.Id}}", "other:1")
     for name in ("db", "noexec"):
         refused(listeners.build(name, "FROM busybox\nRUN echo evil\n", "-t", "other:1"), "moving the name other:1")
@@ -211,7 +211,7 @@ def test_names_of_other_teams_are_not_moved(listeners: Listeners) -> None:
 
 
 @pytest.mark.parametrize("name", ["db", "noexec"])
-def test_step_cannot_get_host_access(listeners: Listeners, name: str) -> None:
+def test_build_step_cannot_get_host_access(listeners: Listeners, name: str) -> None:
     run = "FROM busybox\nRUN --network=host true\n"
     refused(listeners.build(name, run, "--allow", "network.host"), "granting entitlement network.host is not allowed")
     refused(listeners.build(name, run), "network.host is not allowed")
@@ -245,7 +245,7 @@ class _Secret(http.server.BaseHTTPRequestHandler):
 
 @pytest.fixture
 def loopback() -> Iterator[str]:
-    """A server that only this host may reach."""
+    """The address of a server on loopback, which builds must not reach."""
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), _Secret)
     thread = threading.Thread(target=server.serve_forever, daemon=True)
     thread.start()
@@ -257,7 +257,7 @@ def loopback() -> Iterator[str]:
 
 
 @pytest.mark.parametrize("name", ["web", "db", "noexec"])
-def test_exports_within_the_labels_work(listeners: Listeners, name: str) -> None:
+def test_exports_of_images_with_the_labels_succeed(listeners: Listeners, name: str) -> None:
     text = f"FROM {BASE[name]}\nCOPY file /file\n"
     file = {"file": f"of {name}\n"}
     archive = listeners.context.parent / f"{name}.tar"
@@ -300,7 +300,7 @@ def test_pushes_and_caches_outside_of_the_labels_are_refused(listeners: Listener
 
 
 @pytest.mark.parametrize("name", ["db", "noexec"])
-def test_steps_and_sources_cannot_reach_private_addresses(listeners: Listeners, name: str, loopback: str) -> None:
+def test_build_steps_and_sources_cannot_reach_private_addresses(listeners: Listeners, name: str, loopback: str) -> None:
     denied = "which is not public, is not allowed on this listener"
     for host in (loopback, loopback.replace("127.0.0.1", "localhost"), loopback.replace("127.0.0.1", "[::ffff:127.0.0.1]")):
         refused(listeners.build(name, f"FROM busybox\nADD http://{host}/secret /secret\n"), denied)
@@ -315,7 +315,7 @@ def test_steps_and_sources_cannot_reach_private_addresses(listeners: Listeners, 
     assert _Secret.asked == 1
 
 
-def test_builds_of_other_clients_cannot_be_ended(listeners: Listeners) -> None:
+def test_client_cannot_cancel_builds_of_other_clients(listeners: Listeners) -> None:
     """Another client may know the id of a build."""
     started = "FROM busybox\nRUN echo started; sleep 2; echo done\n"
     result: list[Result] = []
@@ -329,7 +329,7 @@ def test_builds_of_other_clients_cannot_be_ended(listeners: Listeners) -> None:
     assert result[0].code == 0, result[0].err
 
 
-def test_audit_log_has_builds_and_their_refusals(listeners: Listeners) -> None:
+def test_audit_log_records_allowed_and_refused_builds(listeners: Listeners) -> None:
     refused(listeners.build("db", "FROM busybox\nRUN echo evil\n", "-t", "other:1"), "moving the name")
     host = f"unix://{listeners.socket('db')}"
 

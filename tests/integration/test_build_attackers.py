@@ -50,7 +50,7 @@ async def refusal(client: ProtocolClient, definition: pb.Definition | None, sess
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_privileges_requested_by_a_graph_are_refused(listeners: Listeners, name: str) -> None:
+def test_privileges_requested_by_a_build_graph_are_refused(listeners: Listeners, name: str) -> None:
     graphs: dict[str, pb.Definition] = {
         "network.host is not allowed": executing("true", network=pb.HOST),
         "security.insecure is not allowed": executing("true", security=pb.INSECURE),
@@ -69,7 +69,7 @@ def test_privileges_requested_by_a_graph_are_refused(listeners: Listeners, name:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_privileges_requested_by_a_container_are_refused(listeners: Listeners, name: str) -> None:
+def test_privileges_requested_for_a_frontend_container_are_refused(listeners: Listeners, name: str) -> None:
     async def work(client: ProtocolClient, session: str) -> None:
         async with Frontend.opened(client, session) as frontend:
             ref = await frontend.base()
@@ -89,7 +89,7 @@ def test_privileges_requested_by_a_container_are_refused(listeners: Listeners, n
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_private_addresses_in_other_forms_are_refused(listeners: Listeners, name: str, loopback: str) -> None:
+def test_private_addresses_in_unusual_notations_are_refused(listeners: Listeners, name: str, loopback: str) -> None:
     """All these addresses are the host's loopback, its network or a cloud's metadata service."""
     port = loopback.rpartition(":")[2]
     hosts = ["2130706433", "0x7f000001", "0177.0.0.1", "127.1", "0", "0.0.0.0", "[::1]", "[::]", "localhost.", "LOCALHOST"]
@@ -210,7 +210,7 @@ def test_cache_mounts_are_separate_for_each_listener(listeners: Listeners) -> No
 
 
 @pytest.mark.parametrize("name", ["web"])
-def test_images_outside_of_the_labels_are_no_frontends_or_inputs(listeners: Listeners, name: str) -> None:
+def test_image_outside_of_the_labels_cannot_be_a_frontend_or_an_input_of_a_build(listeners: Listeners, name: str) -> None:
     """An image outside of the labels is no frontend, no base, and no source of files or of a platform."""
     denied = "is not allowed for role full"
 
@@ -225,7 +225,7 @@ def test_images_outside_of_the_labels_are_no_frontends_or_inputs(listeners: List
     attacking(listeners, name, work)
 
 
-def test_exporter_attributes_do_not_move_names(listeners: Listeners) -> None:
+def test_exporter_attributes_cannot_move_image_names_of_other_teams(listeners: Listeners) -> None:
     """The client sends exporter attributes that the usual clients do not send."""
     before = listeners.engine.ok("image", "inspect", "-f", "{{.Id}}", "other:1")
     made = graph(filing(action("mkfile", mkfile())))

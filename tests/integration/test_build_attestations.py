@@ -90,7 +90,7 @@ def _named(step: dict[str, Any]) -> str:
     return str(op["source"]["identifier"]).partition("@")[0] if op else "end"
 
 
-def test_provenance_names_the_layers_that_dockerd_names(clients: Clients) -> None:
+def test_provenance_contains_the_same_layers_as_with_dockerd(clients: Clients) -> None:
     clients.write("file", "from the context\n")
     clients.write(
         "Dockerfile",
@@ -172,7 +172,7 @@ def scanner(clients: Clients) -> str:
 
 
 @pytest.mark.parametrize("name", SCANS)
-def test_scanner_reads_what_the_dockerfile_selects(clients: Clients, scanner: str, name: str) -> None:
+def test_scanner_reads_the_stages_that_the_dockerfile_selects(clients: Clients, scanner: str, name: str) -> None:
     def scanned(client: Client) -> dict[str, str]:
         _, (found,) = attested(client, scanner, "--provenance=false", *options)
         assert found.pop("again")
@@ -183,7 +183,7 @@ def test_scanner_reads_what_the_dockerfile_selects(clients: Clients, scanner: st
     clients.same(scanned)
 
 
-def test_scanner_is_run_again_without_the_cache(clients: Clients, scanner: str) -> None:
+def test_scanner_runs_again_if_the_cache_of_a_scanned_stage_is_disabled(clients: Clients, scanner: str) -> None:
     def runs(client: Client) -> int:
         found = []
         for options in ([], [], ["--no-cache-filter", "third"], ["--no-cache-filter", "first"]):

@@ -40,7 +40,7 @@ def test_step_is_not_shown_as_a_container(building: BuildingEngine, client: Buil
     assert not [line for line in told.splitlines() if " container " in line or " network " in line], told
 
 
-def test_a_step_is_on_the_default_network(client: BuilderClient) -> None:
+def test_build_step_uses_the_default_network_unless_another_is_requested(client: BuilderClient) -> None:
     found = ran(
         client,
         "ip -o -4 addr show eth0; cat /etc/hosts; grep -c nameserver /etc/resolv.conf",
@@ -78,7 +78,7 @@ def test_daemon_checks_the_steps_of_a_restricted_builder(kind: str) -> None:
         assert engine.close() == []
 
 
-def test_limits_of_a_step_are_applied(client: BuilderClient) -> None:
+def test_resource_limits_of_a_build_step_are_applied(client: BuilderClient) -> None:
     found = ran(
         client,
         "ulimit -n; df -k /dev/shm | tail -1; grep -i nonewprivs /proc/self/status; cat /proc/self/cgroup",
@@ -93,7 +93,7 @@ def test_limits_of_a_step_are_applied(client: BuilderClient) -> None:
     assert killed["code"] != 0
 
 
-def test_step_is_unprivileged_unless_requested(client: BuilderClient) -> None:
+def test_build_step_is_privileged_only_if_requested(client: BuilderClient) -> None:
     plain = ran(
         client, "grep -E 'CapEff|Seccomp:' /proc/self/status; cat /proc/keys 2>&1 | head -1; mkdir /m; mount -t tmpfs x /m"
     )
@@ -101,7 +101,7 @@ def test_step_is_unprivileged_unless_requested(client: BuilderClient) -> None:
     assert ran(client, "mkdir /m; mount -t tmpfs x /m && echo mounted", privileged=True)["out"] == "mounted\n"
 
 
-def test_a_step_that_cannot_start_leaves_nothing(client: BuilderClient) -> None:
+def test_build_step_that_cannot_start_leaves_nothing(client: BuilderClient) -> None:
     key = prepared(client)
     assert "executable file not found" in client.call("run", root=key, args=["/nope"])["error"].replace(
         "no such file or directory", "executable file not found"
@@ -112,7 +112,7 @@ def test_a_step_that_cannot_start_leaves_nothing(client: BuilderClient) -> None:
     client.result("remove", key=key)
 
 
-def test_mounts_of_a_step_are_applied(building: BuildingEngine, client: BuilderClient) -> None:
+def test_mounts_of_a_build_step_are_applied(building: BuildingEngine, client: BuilderClient) -> None:
     settings = client.hello["settings"]
     key = prepared(client)
     client.result("write", key=key, path="/dir/sub/file", text="from a snapshot")
@@ -142,7 +142,7 @@ def test_mounts_of_a_step_are_applied(building: BuildingEngine, client: BuilderC
         client.result("remove", key=left)
 
 
-def test_writable_mounts_are_kept_and_read_only_roots_unchanged(client: BuilderClient) -> None:
+def test_writable_mount_keeps_changes_and_read_only_root_stays_unchanged(client: BuilderClient) -> None:
     shared = client.result("prepare", parent="")
     mounts = [{"target": "/cache", "snapshot": shared}]
     for number in range(2):

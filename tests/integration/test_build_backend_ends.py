@@ -48,7 +48,9 @@ def running(engine: BuildingEngine) -> tuple[BuilderClient, str]:
     return client, marker
 
 
-def test_the_next_step_does_not_wait_for_the_runtime(own: Callable[..., BuildingEngine], tmp_path: Path) -> None:
+def test_next_build_step_does_not_wait_until_the_runtime_has_deleted_the_last_step(
+    own: Callable[..., BuildingEngine], tmp_path: Path
+) -> None:
     """A step that succeeded has no mount any more. The runtime deletes the step while the next step runs. The release of the
     base waits for the end of the delete."""
     wrapper, proceed = tmp_path / "runtime", tmp_path / "proceed"
@@ -75,7 +77,7 @@ def test_the_next_step_does_not_wait_for_the_runtime(own: Callable[..., Building
     sound(engine)
 
 
-def test_step_is_killed_when_its_client_disconnects(building: BuildingEngine) -> None:
+def test_build_step_is_killed_when_its_client_disconnects(building: BuildingEngine) -> None:
     client, marker = running(building)
     client.close()
     until(lambda: not _steps(building, marker), "the step has ended")
@@ -90,7 +92,7 @@ def sound_but_active(engine: BuildingEngine, client: BuilderClient) -> None:
     until(lambda: os.listdir(engine.exec_root / "run") == [], "no run is left")
 
 
-def test_step_is_killed_when_its_builder_dies(building: BuildingEngine) -> None:
+def test_build_step_is_killed_when_its_builder_process_dies(building: BuildingEngine) -> None:
     client, marker = running(building)
     os.kill(_builder(building), signal.SIGKILL)
     until(lambda: not _steps(building, marker), "the step has ended")
@@ -105,7 +107,7 @@ def test_step_is_killed_when_its_builder_dies(building: BuildingEngine) -> None:
 
 
 @pytest.mark.parametrize("live", [True, False])
-def test_step_is_killed_when_its_daemon_dies(own: Callable[..., BuildingEngine], live: bool) -> None:
+def test_build_step_is_killed_when_the_daemon_dies(own: Callable[..., BuildingEngine], live: bool) -> None:
     engine = own({"live-restore": live})
     client, marker = running(engine)
     builder = _builder(engine)
@@ -121,7 +123,7 @@ def test_step_is_killed_when_its_daemon_dies(own: Callable[..., BuildingEngine],
     again.close()
 
 
-def test_step_fails_if_its_monitor_dies(building: BuildingEngine) -> None:
+def test_build_step_fails_if_its_monitor_dies(building: BuildingEngine) -> None:
     client, marker = running(building)
     (name,) = os.listdir(building.exec_root / "run")
     monitor = json.loads((building.exec_root / "run" / name / "monitor.json").read_text())["pid"]
@@ -134,7 +136,7 @@ def test_step_fails_if_its_monitor_dies(building: BuildingEngine) -> None:
     sound(building)
 
 
-def test_stop_of_the_daemon_ends_builds(own: Callable[..., BuildingEngine]) -> None:
+def test_builds_are_ended_when_the_daemon_stops(own: Callable[..., BuildingEngine]) -> None:
     engine = own()
     client, marker = running(engine)
     began = time.monotonic()
@@ -146,7 +148,7 @@ def test_stop_of_the_daemon_ends_builds(own: Callable[..., BuildingEngine]) -> N
     sound(engine)
 
 
-def test_an_idle_builder_is_ended(monkeypatch: pytest.MonkeyPatch, own: Callable[..., BuildingEngine]) -> None:
+def test_idle_builder_process_is_ended(monkeypatch: pytest.MonkeyPatch, own: Callable[..., BuildingEngine]) -> None:
     monkeypatch.setenv("ORLOP_TEST_IDLE", "0.5")
     engine = own()
     client = engine.builder()

@@ -59,7 +59,7 @@ def test_the_cache_keeps_the_layer_of_a_removed_image(own: Callable[..., Buildin
     sound(engine)
 
 
-def test_a_base_is_kept_until_the_last_of_its_builds_has_released_it(own: Callable[..., BuildingEngine]) -> None:
+def test_base_image_is_kept_until_the_last_build_has_released_the_image(own: Callable[..., BuildingEngine]) -> None:
     engine = own()
     client = engine.builder()
     found, again = base(client), base(client)
@@ -72,7 +72,9 @@ def test_a_base_is_kept_until_the_last_of_its_builds_has_released_it(own: Callab
     client.close()
 
 
-def test_images_of_cached_snapshots_outlive_their_base(own: Callable[..., BuildingEngine], tmp_path: Path) -> None:
+def test_image_can_be_made_from_cached_snapshots_after_its_base_was_removed(
+    own: Callable[..., BuildingEngine], tmp_path: Path
+) -> None:
     """The base is removed while only the cache uses it. An image that is made from the cache can still be saved."""
     engine = own()
     client = engine.builder()
@@ -107,7 +109,7 @@ def _keys(engine: BuildingEngine) -> list[str]:
     return [name for part in ("active", "committed") for name in os.listdir(index / part)]
 
 
-def test_snapshot_below_another_snapshot_cannot_be_removed(client: BuilderClient) -> None:
+def test_parent_of_another_snapshot_cannot_be_removed(client: BuilderClient) -> None:
     lower = client.result("commit", key=client.result("prepare", parent=""))
     upper = client.result("commit", key=client.result("prepare", parent=lower))
     assert client.call("remove", key=lower)["kind"] == "Conflict"
@@ -157,7 +159,7 @@ def test_images_with_inconsistent_layers_are_refused(client: BuilderClient) -> N
     assert client.call("create_image", config=found["config"], snapshots=["build-x"], names=[])["kind"] == "NotFound"
 
 
-def test_names_with_digests_find_stored_images(client: BuilderClient) -> None:
+def test_stored_image_is_found_by_a_name_with_a_digest(client: BuilderClient) -> None:
     found = base(client)
     named = f"docker.io/library/{BUSYBOX}@{found['digest']}"
     assert client.result("resolve", name=named, pull=True)["digest"] == found["digest"]

@@ -101,7 +101,7 @@ def test_inline_cache_of_an_image_is_imported(client: Client, registry: Registry
     client.ok("save", "-o", "out.tar", "tb-cached")
 
 
-def test_no_cache_ignores_an_imported_cache(client: Client, registry: Registry) -> None:
+def test_option_no_cache_disables_an_imported_cache(client: Client, registry: Registry) -> None:
     name = f"{registry.host}/tb/cache:1"
     first, _ = built(client, "--cache-to", f"type=registry,ref={name},mode=max")
     again, _ = built(client, "--no-cache", "--cache-from", name)
@@ -169,7 +169,7 @@ def both(client: Client, sides: tuple[Side, Side], tmp_path: Path) -> Iterator[C
     theirs.run("image", "rm", "-f", *(theirs.run("images", "-q", "--filter", "reference=tb-*").out.split() or ["none"]))
 
 
-def test_dockerd_and_orlop_read_each_others_inline_caches(both: Clients, registry: Registry, shared: Engine) -> None:
+def test_inline_caches_can_be_exchanged_between_dockerd_and_orlop(both: Clients, registry: Registry, shared: Engine) -> None:
     """Each engine reads the cache of the other without an error, and Orlop finds all steps."""
     for maker, reader in (both, both[::-1]):
         name = f"{registry.host}/tb/{maker.name}:1"
@@ -188,7 +188,7 @@ def test_dockerd_and_orlop_read_each_others_inline_caches(both: Clients, registr
         assert again.err.count("CACHED") >= 3
 
 
-def test_the_classic_endpoint_and_docker_py_import_caches(client: Client, registry: Registry, shared: Engine) -> None:
+def test_classic_builds_and_docker_py_import_inline_caches(client: Client, registry: Registry, shared: Engine) -> None:
     name = f"{registry.host}/tb/classic:1"
     first, _ = built(client, "--cache-to", "type=inline", "-t", name, "--provenance=false")
     client.ok("push", "-q", name)

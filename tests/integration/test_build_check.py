@@ -80,7 +80,7 @@ def snapshot_with(engine: Engine, name: str) -> Path:
     return found.parent.parent
 
 
-def test_rows_and_snapshots_of_builds_are_compared_and_repaired(engine: Engine, tmp_path: Path) -> None:
+def test_check_compares_and_repairs_rows_and_snapshots_of_the_build_cache(engine: Engine, tmp_path: Path) -> None:
     engine.stop()  # ends the builder
     engine.start()
     assert check(engine) == SOUND
@@ -113,7 +113,7 @@ def test_rows_and_snapshots_of_builds_are_compared_and_repaired(engine: Engine, 
     build(engine, tmp_path)
 
 
-def test_a_start_repairs_lost_and_unknown_snapshots_of_builds(engine: Engine, tmp_path: Path) -> None:
+def test_lost_and_unknown_snapshots_of_the_build_cache_are_repaired_at_start(engine: Engine, tmp_path: Path) -> None:
     lost, above = snapshot_with(engine, "first"), snapshot_with(engine, "second")
     (lost_key,) = (key for key in keys(engine) if os.readlink(index(engine, key)).partition(":")[0] == lost.name)
     engine.stop()

@@ -81,7 +81,7 @@ STATUS = {  # dockerd answers 500, although the request is invalid
 
 @needs_dockerd
 @pytest.mark.parametrize("name", CASES)
-def test_failures_have_the_same_messages_as_dockerd(sides: tuple[Side, Side], name: str) -> None:
+def test_failed_classic_builds_have_the_messages_of_dockerd(sides: tuple[Side, Side], name: str) -> None:
     files, query = CASES[name]
     theirs, ours = (post(side.path, tar(**files), **query) for side in sides)
     assert (theirs[0], ours[0]) == STATUS.get(name, (theirs[0], theirs[0]))
@@ -90,7 +90,7 @@ def test_failures_have_the_same_messages_as_dockerd(sides: tuple[Side, Side], na
 
 
 @needs_dockerd
-def test_a_build_shows_its_steps_and_its_image(sides: tuple[Side, Side]) -> None:
+def test_output_of_a_classic_build_shows_its_steps_and_its_image(sides: tuple[Side, Side]) -> None:
     shown, images = [], []
     for side in sides:
         status, lines = post(side.path, tar(Dockerfile=SIMPLE, f="content\n"), t=["classic:a", "classic-b"])
@@ -125,7 +125,7 @@ def test_files_of_the_context_belong_to_root(sides: tuple[Side, Side], size: int
 # --- Orlop ------------------------------------------------------------------------------------------------------------
 
 
-def test_a_step_of_the_cache_is_used_and_the_image_is_the_same(shared: Engine) -> None:
+def test_repeated_classic_build_uses_the_cache_and_makes_the_same_image(shared: Engine) -> None:
     body = tar(Dockerfile=SIMPLE, f="cached\n")
     (_, first), (_, second) = (post(shared.socket, body, t="classic-cache") for _ in range(2))
     assert text_of(second).count(" ---> Using cache\n") >= 3
@@ -136,7 +136,7 @@ def test_a_step_of_the_cache_is_used_and_the_image_is_the_same(shared: Engine) -
     assert "out\n" in text_of(third)
 
 
-def test_arguments_labels_and_hosts_reach_the_steps(shared: Engine) -> None:
+def test_build_arguments_labels_and_extra_hosts_of_a_classic_build_are_applied(shared: Engine) -> None:
     text = f"FROM {BUSYBOX}\nARG WHO\nRUN echo hello $WHO; grep mine /etc/hosts\n"
     status, lines = post(
         shared.socket,
@@ -205,7 +205,7 @@ def test_docker_py_builds_an_image(shared: Engine, tmp_path: Path) -> None:
         sdk.images.build(fileobj=io.BytesIO(b"NOTHING\n"))
 
 
-def test_docker_and_orlop_build_without_buildx(shared: Engine, tmp_path: Path) -> None:
+def test_clients_docker_and_orlop_can_build_without_buildx(shared: Engine, tmp_path: Path) -> None:
     (tmp_path / "Dockerfile").write_text(f"FROM {BUSYBOX}\nCOPY f /\n")
     (tmp_path / "f").write_text("x")
     (tmp_path / "ignored").write_text("x")
@@ -248,7 +248,7 @@ def running(*command: str) -> bool:
 
 
 @pytest.mark.skipif(not Path("/usr/libexec/docker/cli-plugins/docker-buildx").exists(), reason="no buildx")
-def test_orlop_builds_with_buildx(shared: Engine, tmp_path: Path) -> None:
+def test_client_orlop_can_build_with_buildx(shared: Engine, tmp_path: Path) -> None:
     (tmp_path / "Dockerfile").write_text(f"FROM {BUSYBOX}\nRUN true\n")
     env = {**os.environ, "ORLOP_HOST": f"unix://{shared.socket}", "DOCKER_CONFIG": str(tmp_path / "client")}
     env.pop("DOCKER_BUILDKIT", None)

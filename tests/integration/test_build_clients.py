@@ -93,7 +93,7 @@ def test_simple_build_prints_the_same_steps_as_dockerd(clients: Clients) -> None
     )
 
 
-def test_stages_are_exported_to_a_directory_and_a_tar(clients: Clients) -> None:
+def test_build_stages_can_be_exported_to_a_directory_and_a_tar(clients: Clients) -> None:
     clients.write("Dockerfile", STAGES)
     clients.same(lambda each: steps(each.build("-o", "type=local,dest=out", ".")))
     for each in clients:
@@ -107,7 +107,7 @@ def test_stages_are_exported_to_a_directory_and_a_tar(clients: Clients) -> None:
     assert shown[1] == shown[0]
 
 
-def test_a_failing_step_shows_the_lines(clients: Clients) -> None:
+def test_error_of_a_failed_step_shows_its_lines_of_the_dockerfile(clients: Clients) -> None:
     clients.write("Dockerfile", "FROM busybox\nRUN true\nRUN echo out; \\\n  exit 7\nRUN echo never\n")
     lines = clients.same(lambda each: failure(each.build(".")))
     assert isinstance(lines, list)
@@ -157,7 +157,7 @@ def test_interrupted_builds_leave_nothing(clients: Clients, shared: Engine) -> N
     nothing_left(shared)
 
 
-def test_a_killed_client_ends_its_build(clients: Clients, shared: Engine) -> None:
+def test_build_is_ended_when_its_client_is_killed(clients: Clients, shared: Engine) -> None:
     clients.write("Dockerfile", "FROM busybox\nRUN sleep 31338\n")
     child = clients.orlop.start("build", "--no-cache", ".")
     until(lambda: processes(shared, "31338"), "the step")
@@ -253,7 +253,7 @@ def test_raw_progress_and_metadata_are_complete(clients: Clients) -> None:
         assert metadata["image.name"] == "docker.io/library/tb-raw"
 
 
-def test_output_is_clipped_as_by_dockerd(clients: Clients) -> None:
+def test_long_output_of_a_step_is_clipped_as_by_dockerd(clients: Clients) -> None:
     clients.write("Dockerfile", "FROM busybox\nRUN yes 0123456789 | head -c 9000000; sleep 2; echo end\n")
 
     def clipped(each: Client) -> list[str]:
@@ -265,7 +265,7 @@ def test_output_is_clipped_as_by_dockerd(clients: Clients) -> None:
     clients.same(clipped)
 
 
-def test_a_context_is_sent_once(clients: Clients, shared: Engine) -> None:
+def test_only_changed_files_of_a_context_are_sent_again(clients: Clients, shared: Engine) -> None:
     client = clients.orlop
     clients.write("Dockerfile", "FROM scratch\nCOPY . /\n")
     many = client.directory / "many"
@@ -292,7 +292,7 @@ def test_a_context_is_sent_once(clients: Clients, shared: Engine) -> None:
     assert "CACHED" in unchanged.err
 
 
-def test_bake_builds_targets_that_use_each_other(clients: Clients) -> None:
+def test_bake_can_build_a_target_from_another_target(clients: Clients) -> None:
     clients.write(
         "docker-bake.hcl",
         'group "default" {\n  targets = ["a", "b"]\n}\n'
@@ -338,7 +338,7 @@ def test_build_cache_is_listed_and_pruned(clients: Clients) -> None:
     assert records() == []
 
 
-def test_prune_keeps_what_images_share(clients: Clients) -> None:
+def test_prune_without_all_keeps_cached_layers_that_images_use(clients: Clients) -> None:
     """As in dockerd, `prune` without --all keeps layers of images, because their removal would free no space."""
     clients.write("Dockerfile", "FROM busybox\nRUN echo shared > /shared\nCOPY file /shared\n")
 
@@ -365,7 +365,7 @@ def test_prune_keeps_what_images_share(clients: Clients) -> None:
         assert each.ok("run", "--rm", "--network=none", "tb-shared", "cat", "/shared").out == "from the context\n"
 
 
-def test_buildx_describes_the_builder(clients: Clients) -> None:
+def test_buildx_shows_the_builder_as_running(clients: Clients) -> None:
     shown = clients.orlop.ok("buildx", "inspect").out
     assert re.search(r"^Status:\s+running$", shown, re.MULTILINE)
     assert "linux/amd64" in shown
@@ -382,7 +382,7 @@ def test_equal_builds_at_the_same_time_share_their_steps(clients: Clients) -> No
     assert len(ids) == 1
 
 
-def test_a_killed_builder_fails_its_builds(clients: Clients, shared: Engine) -> None:
+def test_builds_fail_if_the_builder_process_is_killed(clients: Clients, shared: Engine) -> None:
     clients.write("Dockerfile", "FROM busybox\nRUN sleep 31339\n")
     child = clients.orlop.start("build", "--no-cache", "--progress=plain", ".")
     until(lambda: processes(shared, "31339"), "the step")

@@ -139,7 +139,7 @@ async def test_containers_reach_each_other_and_other_hosts(host: Host) -> None:
 
 
 @pytest.mark.parametrize("mode", ["private", "vepa"])
-def test_private_and_vepa_separate_containers(mode: str) -> None:
+def test_modes_private_and_vepa_isolate_containers(mode: str) -> None:
     @on_host()
     async def separated(host: Host) -> None:
         network = spec(macvlan_mode=mode)
@@ -153,7 +153,7 @@ def test_private_and_vepa_separate_containers(mode: str) -> None:
 
 
 @on_host()
-async def test_passthru_gives_the_parent_to_one_container(host: Host) -> None:
+async def test_mode_passthru_allows_only_one_container_on_the_parent(host: Host) -> None:
     network = spec(macvlan_mode="passthru")
     await host.driver.create_network(network)
     one, endpoint, state = await host.container(network, 2)
@@ -168,7 +168,7 @@ async def test_passthru_gives_the_parent_to_one_container(host: Host) -> None:
 
 
 @on_host()
-async def test_networks_share_a_parent_but_not_with_passthru(host: Host) -> None:
+async def test_networks_can_share_a_parent_except_in_mode_passthru(host: Host) -> None:
     await host.driver.create_network(spec("a"))
     await host.driver.create_network(spec("b", macvlan_mode="private"))
     with pytest.raises(Conflict, match="parent interface eth0, which mode passthru cannot share"):
@@ -176,7 +176,7 @@ async def test_networks_share_a_parent_but_not_with_passthru(host: Host) -> None
 
 
 @on_host()
-async def test_network_without_parent_leads_nowhere(host: Host) -> None:
+async def test_containers_on_a_network_without_parent_reach_no_other_host(host: Host) -> None:
     network = NetworkSpec(id="d" * 64, name="alone", subnets=SUBNETS, internal=True)
     await host.driver.create_network(network)
     one, _, _ = await host.container(network, 2)
@@ -191,7 +191,7 @@ async def test_network_without_parent_leads_nowhere(host: Host) -> None:
 
 
 @on_host()
-async def test_settings_of_an_endpoint_are_applied(host: Host) -> None:
+async def test_link_has_the_name_mac_mtu_and_sysctls_of_the_endpoint(host: Host) -> None:
     network = spec(**{"com.docker.network.driver.mtu": "1400"})
     await host.driver.create_network(network)
     one, _, _ = await host.container(
@@ -204,7 +204,7 @@ async def test_settings_of_an_endpoint_are_applied(host: Host) -> None:
 
 
 @on_host()
-async def test_mac_in_use_is_refused_and_leaves_nothing(host: Host) -> None:
+async def test_connect_with_a_mac_in_use_fails_and_leaves_no_link(host: Host) -> None:
     network = spec()
     await host.driver.create_network(network)
     await host.container(network, 2)
@@ -216,7 +216,7 @@ async def test_mac_in_use_is_refused_and_leaves_nothing(host: Host) -> None:
 
 
 @on_host()
-async def test_missing_parent_is_named(host: Host) -> None:
+async def test_error_for_a_missing_parent_contains_its_name(host: Host) -> None:
     network = spec()
     await host.driver.create_network(network)
     run("ip", "link", "set", "eth0", "down")
@@ -231,7 +231,7 @@ async def test_missing_parent_is_named(host: Host) -> None:
 
 
 @on_host()
-async def test_restore_connects_containers_whose_parent_was_made_again(host: Host) -> None:
+async def test_restore_reconnects_containers_after_their_parent_was_deleted_and_created_again(host: Host) -> None:
     """The kernel deletes a macvlan link together with its parent."""
     network = spec()
     await host.driver.create_network(network)
@@ -252,7 +252,7 @@ async def test_restore_connects_containers_whose_parent_was_made_again(host: Hos
 
 
 @on_host()
-async def test_restore_removes_parents_and_links_that_no_record_needs(host: Host) -> None:
+async def test_restore_removes_unused_parents_and_stray_links(host: Host) -> None:
     """Incomplete links, whose daemon died between two requests, are removed, too."""
     alone = NetworkSpec(id="d" * 64, name="alone", subnets=SUBNETS)
     await host.driver.create_network(alone)
@@ -293,7 +293,7 @@ async def test_restore_continues_after_a_link_that_cannot_be_removed(host: Host)
 
 
 @on_host()
-async def test_restore_is_not_deceived_by_the_alias_of_another_container(host: Host) -> None:
+async def test_restore_ignores_a_forged_link_with_the_alias_of_another_container(host: Host) -> None:
     network = spec()
     await host.driver.create_network(network)
     one, first, first_state = await host.container(network, 2)
@@ -334,7 +334,7 @@ async def test_parent_that_cannot_be_enabled_is_removed_again(host: Host) -> Non
 
 
 @on_host()
-async def test_detach_of_an_ended_container_silences_a_namespace_that_lives_on(host: Host) -> None:
+async def test_detach_removes_the_link_from_a_namespace_that_still_exists_after_its_container(host: Host) -> None:
     network = spec()
     await host.driver.create_network(network)
     one, endpoint, state = await host.container(network, 2)
@@ -390,7 +390,7 @@ async def test_vlan_parent_is_made_and_removed_with_its_last_network(host: Host)
 
 
 @pytest.mark.parametrize("mode", ["l2", "l3", "l3s"])
-def test_ipvlan_connects_containers_or_says_that_the_kernel_cannot(mode: str) -> None:
+def test_ipvlan_connects_containers_or_reports_that_the_kernel_has_no_ipvlan(mode: str) -> None:
     @on_host(IpvlanDriver)
     async def connected(host: Host) -> None:
         network = spec(ipvlan_mode=mode)

@@ -23,7 +23,7 @@ def _log(*messages: str) -> bytes:
     return b"".join(json.dumps({"level": "error", "msg": text}).encode() + b"\n" for text in messages)
 
 
-def test_run_command_has_bundle_pid_file_and_log() -> None:
+def test_run_command_contains_the_paths_of_bundle_pid_file_and_log() -> None:
     command = _runc().run(TASK)
     assert command.argv == (
         *("/usr/bin/runc", "--root", "/r", "--log", "/l", "--log-format", "json"),
@@ -37,13 +37,13 @@ def test_run_with_a_terminal_passes_the_console_socket() -> None:
     assert argv[-3:] == ("--console-socket", "/console", "c1")
 
 
-def test_exec_command_has_process_pid_file_and_log() -> None:
+def test_exec_command_contains_the_paths_of_process_file_pid_file_and_log() -> None:
     argv = _runc().exec(TASK, Execution("e", "/process", "/ep", "/el")).argv
     assert argv[argv.index("exec") :] == ("exec", "--detach", "--process", "/process", "--pid-file", "/ep", "c1")
     assert argv[argv.index("--log") + 1] == "/el"
 
 
-def test_arguments_and_systemd_come_before_the_command() -> None:
+def test_runtime_arguments_and_systemd_cgroup_come_before_the_subcommand() -> None:
     argv = _runc(arguments=("--debug",), systemd_cgroup=True).delete(TASK).argv
     assert argv == ("/usr/bin/runc", "--debug", "--root", "/r", "--systemd-cgroup", "delete", "--force", "c1")
 
@@ -60,7 +60,7 @@ def test_hybrid_cgroups_are_detected() -> None:
     assert hybrid_mounts("41 31 0:38 / /sys/fs/cgroup rw shared:9 - cgroup2 cgroup2 rw\n") == ()
 
 
-def test_runc_needs_no_mount_to_be_detached() -> None:
+def test_no_mounts_are_detached_for_runc() -> None:
     assert _runc().capabilities.detach_mounts == ()
 
 
@@ -108,11 +108,11 @@ def test_runc_needs_no_mount_to_be_detached() -> None:
         ),
     ],
 )
-def test_runtime_errors_are_reported_like_dockerd(runtime: str, said: str, expected: str) -> None:
+def test_runtime_errors_are_reported_as_by_dockerd(runtime: str, said: str, expected: str) -> None:
     assert explain(runtime, Outcome(1), _log("earlier", said)) == expected
 
 
-def test_errors_of_crun_exec_are_explained() -> None:
+def test_missing_executable_in_an_exec_by_crun_is_reported_as_by_dockerd() -> None:
     said = _log("executable file `x` not found in $PATH: No such file or directory")
     assert explain("crun", Outcome(1), said, "exec") == (
         "OCI runtime exec failed: exec failed: unable to start container process: "

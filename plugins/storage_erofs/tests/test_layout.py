@@ -147,7 +147,7 @@ def test_damaged_layer_and_its_descendants_are_refused(root: Path, name: str, co
     trio.run(after)
 
 
-def test_digests_are_checked_once_after_each_start(root: Path) -> None:
+def test_layer_digests_are_checked_once_after_each_start_of_the_daemon(root: Path) -> None:
     async def main() -> None:
         directory = await layer(opened(root, verify="digest"), "one")
         erofs = opened(root, verify="digest")
@@ -184,7 +184,7 @@ def test_only_empty_directories_without_a_snapshot_are_discarded(root: Path) -> 
     trio.run(main)
 
 
-def test_stream_removes_files_of_an_earlier_stream(root: Path) -> None:
+def test_new_layer_stream_removes_the_files_of_an_interrupted_stream(root: Path) -> None:
     async def main() -> None:
         await opened(root).prepare("pull", None)
         directory = Path((await opened(root).stream_target("pull")).directory)
@@ -197,7 +197,7 @@ def test_stream_removes_files_of_an_earlier_stream(root: Path) -> None:
     trio.run(main)
 
 
-def test_committed_layer_refuses_a_stream(root: Path) -> None:
+def test_stream_into_a_committed_layer_is_refused(root: Path) -> None:
     async def main() -> None:
         erofs = opened(root)
         await layer(erofs, "one")
@@ -227,7 +227,7 @@ def test_128_layers_fit_in_the_mount_options(root: Path) -> None:
 # --- options and the host
 
 
-def test_options_are_parsed_and_select_the_mkfs_command() -> None:
+def test_storage_options_determine_the_arguments_of_mkfs() -> None:
     assert parse_options(()) == Options("index", "", "auto", "none")
     full = parse_options((("mode", "full"), ("compression", "zstd,level=9"), ("mount", "loop"), ("verify", "digest")))
     assert full == Options("full", "zstd,level=9", "loop", "digest")

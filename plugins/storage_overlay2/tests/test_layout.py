@@ -66,7 +66,7 @@ def test_files_have_dockerds_layout(root: Path) -> None:
     ]
 
 
-def test_mount_options_are_explicit(root: Path) -> None:
+def test_mount_options_disable_kernel_defaults_explicitly(root: Path) -> None:
     async def main() -> None:
         driver = opened(root)
         await _image_and_container(driver)
@@ -109,7 +109,7 @@ def test_leftovers_of_a_crash_are_removed_and_foreign_files_kept(root: Path) -> 
     assert len(os.listdir(root / "l")) == 1
 
 
-def test_missing_layer_breaks_only_its_descendants(root: Path) -> None:
+def test_missing_layer_makes_only_its_descendants_unusable(root: Path) -> None:
     async def before() -> None:
         driver = opened(root)
         await _image_and_container(driver)
@@ -214,7 +214,7 @@ def test_large_layer_is_synced_by_syncfs(root: Path, monkeypatch: pytest.MonkeyP
     trio.run(main)
 
 
-def test_layer_at_the_limit_is_synced_by_file(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_layer_with_the_maximum_number_of_files_is_synced_file_by_file(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(host, "_FEW", 6)  # committed, diff, sub and its three files
 
     async def main() -> list[tuple[str, str]]:
@@ -240,7 +240,7 @@ def test_root_directory_has_mode_755_under_any_umask(root: Path) -> None:
         os.umask(before)
 
 
-def test_failed_prepare_leaves_no_key(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_failed_prepare_leaves_no_snapshot(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     async def main() -> None:
         driver = opened(root)
         await driver.keys()
@@ -257,7 +257,7 @@ def test_failed_prepare_leaves_no_key(root: Path, monkeypatch: pytest.MonkeyPatc
     trio.run(main)
 
 
-def test_removed_snapshot_leaves_no_directory_key_or_link(root: Path) -> None:
+def test_removal_of_a_snapshot_leaves_no_directory_no_key_and_no_link(root: Path) -> None:
     async def main() -> None:
         driver = opened(root)
         await _image_and_container(driver)
@@ -318,7 +318,7 @@ def test_file_system_without_d_type_is_refused(root: Path, monkeypatch: pytest.M
     trio.run(main)
 
 
-def test_d_type_is_detected_by_reading_entries(root: Path) -> None:
+def test_d_type_is_detected_from_directory_entries(root: Path) -> None:
     (root / "file").touch()
     assert host.tells_types(str(root))
     with pytest.raises(FileNotFoundError):

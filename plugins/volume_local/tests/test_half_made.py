@@ -16,7 +16,7 @@ from orlop_volume_local import driver as driver_module
 from orlop_volume_local.driver import LocalVolumes
 
 
-def test_half_made_volumes_are_removed_at_the_start(tmp_path: Path) -> None:
+def test_incomplete_volumes_are_removed_when_the_driver_starts(tmp_path: Path) -> None:
     (tmp_path / ".new" / "0123" / "_data").mkdir(parents=True)
     (tmp_path / ".trash" / "4567" / "_data").mkdir(parents=True)
     driver = LocalVolumes(VolumeContext(str(tmp_path)))
@@ -99,7 +99,9 @@ def test_hanging_mount_fails_and_can_be_retried(tmp_path: Path, monkeypatch: pyt
     assert len(pids) == 2 and not any(os.path.exists(f"/proc/{pid}") for pid in pids)
 
 
-def test_unkillable_mount_is_abandoned(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_mount_process_that_cannot_be_killed_is_abandoned_at_its_deadline(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     ends = threading.Event()
     monkeypatch.setattr(driver_module.subprocess, "run", lambda *args, **options: ends.wait(30))
     driver = LocalVolumes(VolumeContext(str(tmp_path)))

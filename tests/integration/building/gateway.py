@@ -87,7 +87,7 @@ class Frontend:
         return await self.client.ask(BRIDGE + method, request, answer, self.build)
 
     async def base(self) -> str:
-        """The name of busybox's files."""
+        """The reference (`ref`) to the files of busybox."""
         request = pb.SolveRequest(Definition=graph(BASE), allowResultReturn=True, allowResultArrayRef=True)
         return str((await self.ask("Solve", request, pb.SolveResponse)).result.ref.id)
 

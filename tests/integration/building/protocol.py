@@ -23,7 +23,7 @@ BASE = ops_pb2.Op(source=ops_pb2.SourceOp(identifier=f"docker-image://docker.io/
 
 
 def upgrade(path: str, headers: Mapping[str, str] | None = None) -> bytes:
-    """The request that turns a connection into one of HTTP/2."""
+    """The request that upgrades a connection to HTTP/2."""
     lines = [f"POST {path} HTTP/1.1", "Host: d", "Connection: Upgrade", "Upgrade: h2c"]
     return "\r\n".join([*lines, *(f"{name}: {value}" for name, value in (headers or {}).items()), "", ""]).encode()
 

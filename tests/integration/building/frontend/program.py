@@ -1,6 +1,6 @@
 """A BuildKit frontend: gRPC calls on standard output and input, with h2. Its Dockerfiles are JSON below the syntax line.
 
-It shares only the definitions of BuildKit's messages with the builder.
+The program shares only the definitions of BuildKit's messages with the builder.
 """
 
 import hashlib
