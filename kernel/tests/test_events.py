@@ -39,7 +39,7 @@ def test_subscribers_get_events_published_after_the_subscription() -> None:
     trio.run(main)
 
 
-def test_dropped_subscription_is_removed() -> None:
+def test_subscription_without_references_is_removed() -> None:
     async def main() -> None:
         bus = EventBus()
         subscription = bus.subscribe()
@@ -50,7 +50,7 @@ def test_dropped_subscription_is_removed() -> None:
     trio.run(main)
 
 
-def test_past_events_are_sent_only_with_since_or_until() -> None:
+def test_subscriber_gets_past_events_only_with_since_or_until() -> None:
     async def main() -> None:
         bus = EventBus()
         for number in range(3):
@@ -67,7 +67,7 @@ def test_past_events_are_sent_only_with_since_or_until() -> None:
     trio.run(main)
 
 
-def test_until_in_the_future_ends_the_stream() -> None:
+def test_event_stream_ends_when_the_time_until_is_reached() -> None:
     async def main() -> None:
         bus = EventBus()
         subscription = bus.subscribe(0, time.time_ns() + 20_000_000)
@@ -77,7 +77,7 @@ def test_until_in_the_future_ends_the_stream() -> None:
     trio.run(main)
 
 
-def test_slow_subscriber_gets_the_number_of_lost_events() -> None:
+def test_slow_subscriber_is_told_the_number_of_lost_events() -> None:
     async def main() -> None:
         bus = EventBus()
         subscription = bus.subscribe()
@@ -106,7 +106,7 @@ def test_no_event_is_lost_while_the_history_is_read() -> None:
     trio.run(main)
 
 
-def test_lost_events_are_reported_whatever_the_filters() -> None:
+def test_subscriber_with_filters_is_told_of_lost_events() -> None:
     async def main() -> None:
         bus = EventBus()
         slow, quick = bus.subscribe(wanted=lambda event: event.type == "container"), bus.subscribe()
@@ -123,7 +123,7 @@ def test_lost_events_are_reported_whatever_the_filters() -> None:
     trio.run(main)
 
 
-def test_history_is_limited_in_bytes() -> None:
+def test_event_history_is_limited_to_a_number_of_bytes() -> None:
     bus = EventBus(history_bytes=10_000)
     for number in range(20):
         bus.publish("container", str(number), "a", {"label": "x" * 1000})
@@ -133,7 +133,9 @@ def test_history_is_limited_in_bytes() -> None:
     assert [event.action for event in bus._history] == ["huge"]
 
 
-def test_full_disk_is_logged_once_and_no_event_is_lost(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_events_that_a_full_disk_cannot_store_are_stored_later_and_one_error_is_logged(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     async def main() -> None:
         async with Store.open(str(tmp_path / "db")) as store:
             bus = EventBus(store, history=3)
@@ -164,7 +166,7 @@ def test_event_times_strictly_increase(monkeypatch: pytest.MonkeyPatch) -> None:
     assert [event.time_ns for event in bus._history] == [100, 101, 102, 200]
 
 
-def test_history_survives_a_restart_and_stays_bounded(tmp_path: Path) -> None:
+def test_event_history_survives_a_restart_and_stays_bounded(tmp_path: Path) -> None:
     async def first() -> None:
         async with Store.open(str(tmp_path / "db")) as store:
             await store.commit([Put("events", "0", b"garbage")])

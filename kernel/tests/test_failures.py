@@ -66,8 +66,8 @@ def test_a_failed_request_leaves_no_reference_to_its_body(failing: Callable[[Bod
         gc.enable()
 
 
-def test_tracebacks_of_errors_in_a_cycle_are_forgotten() -> None:
-    """Two errors can be each other's context."""
+def test_forget_frames_ends_when_two_errors_are_each_others_context() -> None:
+    """Python can make such a cycle, so `forget_frames` must not follow contexts for ever."""
     first, second = ValueError(), ValueError()
     first.__context__, second.__context__ = second, first
     forget_frames(first)

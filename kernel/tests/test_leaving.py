@@ -16,7 +16,7 @@ class Stopped:
 
 
 @pytest.mark.parametrize("running", [0, 1])
-def test_process_exits_despite_abandoned_calls(monkeypatch, running):
+def test_daemon_process_exits_although_abandoned_calls_still_run(monkeypatch, running):
     left = []
 
     def leave(status):

@@ -42,7 +42,7 @@ class Process:
 
 
 @pytest.mark.parametrize(("grown", "busy", "released"), [(3, False, 0), (10, False, 1), (10, True, 0), (100, True, 1)])
-def test_grown_memory_is_released_once(grown: int, busy: bool, released: int) -> None:
+def test_grown_memory_of_an_idle_process_is_released_once(grown: int, busy: bool, released: int) -> None:
     process = Process()
 
     async def main() -> None:
@@ -55,7 +55,7 @@ def test_grown_memory_is_released_once(grown: int, busy: bool, released: int) ->
     process.run(main)
 
 
-def test_memory_that_was_in_use_is_released_later() -> None:
+def test_memory_that_was_in_use_at_the_first_release_is_released_later() -> None:
     """If a release freed nothing, the next release follows only after the process has done some work, because a process
     without work frees no memory."""
     process = Process()
@@ -81,7 +81,7 @@ def test_resident_memory_is_measured() -> None:
     del held
 
 
-def test_a_slow_collection_is_not_repeated_soon(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_slow_garbage_collection_is_not_repeated_soon(monkeypatch: pytest.MonkeyPatch) -> None:
     now, collections = [0.0], [0]
     monkeypatch.setattr(memory, "_FEW_OBJECTS", 1 << 40)
     monkeypatch.setattr(memory, "_QUICK", -1.0)  # treat every collection as slow

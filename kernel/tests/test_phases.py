@@ -3,7 +3,7 @@
 from orlop_kernel.boot import phases
 
 
-def test_phase_durations_begin_where_the_previous_phase_ended(monkeypatch):
+def test_each_phase_of_the_start_is_measured_from_the_end_of_the_previous_phase(monkeypatch):
     now = 100.0
     monkeypatch.setattr(phases.time, "monotonic", lambda: now)
     taken = phases.Phases(99.5)

@@ -49,7 +49,7 @@ def test_rows_survive_a_restart(tmp_path: Path) -> None:
     assert rows(tmp_path) == {"a": b"3"}
 
 
-def test_concurrent_writers_share_commits(tmp_path: Path) -> None:
+def test_rows_of_concurrent_writers_are_all_stored(tmp_path: Path) -> None:
     async def body(store: Store) -> None:
         async with trio.open_nursery() as nursery:
             for number in range(300):
@@ -59,7 +59,7 @@ def test_concurrent_writers_share_commits(tmp_path: Path) -> None:
     assert len(rows(tmp_path, "networks")) == 300
 
 
-def test_failed_job_does_not_undo_others_of_its_transaction(tmp_path: Path) -> None:
+def test_failed_job_does_not_undo_other_jobs_of_the_same_transaction(tmp_path: Path) -> None:
     async def body(store: Store) -> None:
         outcomes: list[str] = []
 
@@ -104,7 +104,7 @@ def test_quarantined_rows_are_not_loaded_but_kept(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("damage", "least"), [("not a database", 0), ("truncate", 1), ("middle", 50), ("empty", 0)])
-def test_damaged_file_is_moved_aside_and_a_new_one_is_opened(
+def test_damaged_database_file_is_moved_aside_and_a_new_file_is_opened(
     tmp_path: Path, damage: str, least: int, caplog: pytest.LogCaptureFixture
 ) -> None:
     path = tmp_path / "orlop.db"
@@ -140,7 +140,7 @@ def test_damaged_file_is_moved_aside_and_a_new_one_is_opened(
     in_store(tmp_path, known)
 
 
-def test_a_file_of_another_program_is_moved_aside(tmp_path: Path) -> None:
+def test_database_file_of_another_program_is_moved_aside(tmp_path: Path) -> None:
     path = tmp_path / "orlop.db"
     with closing(sqlite3.connect(path)) as other:
         other.execute("CREATE TABLE meta (something INTEGER, else_ TEXT, more TEXT)")
@@ -148,7 +148,7 @@ def test_a_file_of_another_program_is_moved_aside(tmp_path: Path) -> None:
     assert len(list(tmp_path.glob("orlop.db.damaged-*"))) == 1
 
 
-def test_value_of_another_type_is_passed_to_its_owner_as_bytes(tmp_path: Path) -> None:
+def test_row_with_a_key_or_value_of_a_wrong_type_is_loaded_as_text_and_bytes(tmp_path: Path) -> None:
     async def body(store: Store) -> None:
         store._connection.execute("INSERT INTO containers VALUES (CAST(x'ff41' AS TEXT), 7)")
         assert list(store.load("containers")) == [("\ufffdA", b"7")]
@@ -188,7 +188,7 @@ class FullDisk:
         return self._release()
 
 
-def test_only_deletions_may_use_the_reserve(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_only_jobs_that_delete_objects_may_use_the_disk_reserve(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     async def body(store: Store) -> None:
         await store.commit([Put("containers", "old", b"1")])
         disk = FullDisk(store, monkeypatch)
@@ -216,7 +216,7 @@ def test_only_deletions_may_use_the_reserve(tmp_path: Path, monkeypatch: pytest.
     assert os.path.getsize(tmp_path / "orlop.db.reserve") == reserve.SIZE  # there is space again
 
 
-def test_full_disk_is_reported_when_the_reserve_is_used_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_deletion_fails_with_disk_full_when_the_reserve_is_used_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     async def body(store: Store) -> None:
         disk = FullDisk(store, monkeypatch, more=0)
         disk.limit()
@@ -228,7 +228,7 @@ def test_full_disk_is_reported_when_the_reserve_is_used_up(tmp_path: Path, monke
     in_store(tmp_path, body)
 
 
-def test_reserve_is_made_only_with_enough_free_space(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_disk_reserve_is_made_only_if_enough_space_is_free(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     one = reserve.Reserve(str(tmp_path / "r"))
     found = os.statvfs(tmp_path)
     blocks = [3 * reserve.SIZE - 1, 3 * reserve.SIZE]
@@ -242,7 +242,9 @@ def test_reserve_is_made_only_with_enough_free_space(tmp_path: Path, monkeypatch
     assert os.stat(one.path).st_blocks * 512 >= reserve.SIZE
 
 
-def test_start_succeeds_though_a_row_cannot_be_quarantined(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_row_that_cannot_be_moved_to_the_quarantine_on_a_full_disk_stays_in_its_table(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     async def body(store: Store) -> None:
         await store.commit([Put("containers", "bad", bytes(9000))])
         disk = FullDisk(store, monkeypatch, more=0)
@@ -309,13 +311,13 @@ def test_unknown_table_raises_value_error(tmp_path: Path) -> None:
     in_store(tmp_path, body)
 
 
-def test_directory_instead_of_the_file_is_moved_aside(tmp_path: Path) -> None:
+def test_directory_in_place_of_the_database_file_is_moved_aside(tmp_path: Path) -> None:
     (tmp_path / "orlop.db").mkdir()
     assert rows(tmp_path) == {}
     assert [path.is_dir() for path in tmp_path.glob("orlop.db.damaged-*")] == [True]
 
 
-def test_a_log_of_another_database_is_moved_aside(tmp_path: Path) -> None:
+def test_write_ahead_log_of_another_database_is_moved_aside(tmp_path: Path) -> None:
     """SQLite would read the pages of the other log as pages of this database, and write them into its file."""
     program = (
         "import trio, sys, os\nfrom orlop_kernel.store import Store, Put\n"
@@ -334,7 +336,7 @@ def test_a_log_of_another_database_is_moved_aside(tmp_path: Path) -> None:
     assert [path.name[-4:] for path in tmp_path.glob("orlop.db.damaged-*")] == ["-wal"]
 
 
-def test_write_ahead_log_of_the_database_is_used(tmp_path: Path) -> None:
+def test_rows_in_the_write_ahead_log_of_a_killed_daemon_are_loaded(tmp_path: Path) -> None:
     async def body(store: Store) -> None:
         await store.commit([Put("containers", "a", b"1")])
         for suffix in ("", "-wal"):  # the files that a killed daemon leaves
@@ -346,8 +348,8 @@ def test_write_ahead_log_of_the_database_is_used(tmp_path: Path) -> None:
     assert rows(tmp_path) == {"a": b"1"}
 
 
-def test_rows_beside_an_unreadable_one_are_recovered(tmp_path: Path) -> None:
-    """A page in the middle of a long row is damaged. Only this row is lost, whatever the order of the rows is."""
+def test_only_the_row_on_a_damaged_page_is_lost(tmp_path: Path) -> None:
+    """The damaged page is in the middle of a long row. The other rows are recovered, whatever the order of the rows is."""
 
     async def fill(store: Store) -> None:
         for key, value in (("before", b"1"), ("broken", b"x" * 20_000), ("after", b"2")):
@@ -361,7 +363,7 @@ def test_rows_beside_an_unreadable_one_are_recovered(tmp_path: Path) -> None:
     assert rows(tmp_path) == {"before": b"1", "after": b"2"}
 
 
-def test_quarantined_rows_are_tried_again_at_the_next_start(tmp_path: Path) -> None:
+def test_quarantined_rows_are_put_back_at_the_next_start(tmp_path: Path) -> None:
     async def body(store: Store) -> None:
         await store.commit([Put("containers", "old", b"1"), Put("containers", "both", b"first"), Put("volumes", "v", b"1")])
         for table, key in (("containers", "old"), ("containers", "both"), ("volumes", "v")):
@@ -408,9 +410,8 @@ def test_examining_changes_nothing(tmp_path: Path) -> None:
         examine(path)
 
 
-def test_row_beside_a_damaged_one_is_kept(tmp_path: Path) -> None:
-    """The key of the damaged row is not text any more, so the row is found by a search through all rows. No other row is
-    quarantined."""
+def test_only_the_row_with_the_damaged_key_is_quarantined(tmp_path: Path) -> None:
+    """The key of the damaged row is not text any more, so the store finds the row by a search through all rows."""
 
     async def body(store: Store) -> None:
         store._connection.execute("INSERT INTO containers VALUES (x'ff42', x'00')")
@@ -442,7 +443,7 @@ def test_number_of_jobs_in_a_transaction_is_limited(tmp_path: Path, monkeypatch:
         sizes, all_wait = list[int](), threading.Event()
 
         def note(jobs: int, seconds: float) -> None:
-            """Called by the committing thread."""
+            """The thread that commits calls this function."""
             sizes.append(jobs)
             all_wait.wait(10)
 
@@ -476,7 +477,7 @@ class FailingConnection:
 
 
 @pytest.mark.parametrize("statement", ["COMMIT", "BEGIN IMMEDIATE"])
-def test_a_failed_transaction_is_undone_and_the_next_one_works(tmp_path: Path, statement: str) -> None:
+def test_transaction_after_a_failed_transaction_succeeds(tmp_path: Path, statement: str) -> None:
     async def body(store: Store) -> None:
         FailingConnection(store, statement)
         with pytest.raises(DriverError, match="disk I/O error"):
@@ -487,7 +488,7 @@ def test_a_failed_transaction_is_undone_and_the_next_one_works(tmp_path: Path, s
     assert rows(tmp_path) == {"kept": b"2"}
 
 
-def test_reserve_is_used_only_on_a_full_disk(tmp_path: Path) -> None:
+def test_disk_reserve_is_not_used_for_other_disk_errors(tmp_path: Path) -> None:
     async def body(store: Store) -> None:
         FailingConnection(store, "COMMIT")
         with pytest.raises(DriverError):
@@ -497,7 +498,7 @@ def test_reserve_is_used_only_on_a_full_disk(tmp_path: Path) -> None:
     in_store(tmp_path, body)
 
 
-def test_reserve_is_refilled_without_a_commit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_disk_reserve_is_refilled_without_a_commit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(store_module, "_REFILL", 0.01)
 
     async def body(store: Store) -> None:

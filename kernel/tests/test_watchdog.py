@@ -46,7 +46,7 @@ def dog(blocked: list[Blocked]) -> Any:
     made.close()
 
 
-def test_time_waiting_for_a_processor_does_not_count(
+def test_time_in_which_a_task_waits_for_a_processor_does_not_count_as_blocking(
     monkeypatch: pytest.MonkeyPatch, dog: LoopWatchdog, blocked: list[Blocked]
 ) -> None:
     clocks = Clocks(monkeypatch)
@@ -58,13 +58,13 @@ def test_time_waiting_for_a_processor_does_not_count(
     assert (found.task, round(found.seconds, 3)) == ("a task", 0.15)
 
 
-def test_step_that_adds_the_watchdog_does_not_count(dog: LoopWatchdog, blocked: list[Blocked]) -> None:
+def test_task_step_that_adds_the_watchdog_does_not_count_as_blocking(dog: LoopWatchdog, blocked: list[Blocked]) -> None:
     task: Any = None
     dog.after_task_step(task)
     assert not blocked
 
 
-def test_the_report_names_the_line_that_blocked(dog: LoopWatchdog, blocked: list[Blocked]) -> None:
+def test_report_contains_the_source_line_that_blocked_the_loop(dog: LoopWatchdog, blocked: list[Blocked]) -> None:
     def slow() -> None:
         end = time.thread_time() + 0.3  # processor time, so that the sampler's thread runs even on a busy machine
         while time.thread_time() < end:
@@ -84,7 +84,7 @@ def test_the_report_names_the_line_that_blocked(dog: LoopWatchdog, blocked: list
     assert not found.disk
 
 
-def test_watchdog_runs_with_debug_or_the_environment_variable() -> None:
+def test_option_debug_or_an_environment_variable_enables_the_watchdog() -> None:
     def installed() -> list[LoopWatchdog]:
         every = trio._core._run.GLOBAL_RUN_CONTEXT.runner.instruments["_all"]  # type: ignore[attr-defined]
         return [one for one in every if isinstance(one, LoopWatchdog)]
@@ -125,7 +125,7 @@ def run_pytest(directory: Path, test: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, cwd=directory, env=env, capture_output=True, text=True, check=False)
 
 
-def test_a_test_that_blocks_its_loop_fails(tmp_path: Path) -> None:
+def test_a_test_that_blocks_its_loop_in_both_runs_fails(tmp_path: Path) -> None:
     text = "import time, trio\n\ndef test_it():\n    async def main(): time.sleep(0.6)\n    trio.run(main)\n"
     done = run_pytest(tmp_path, text)
     assert done.returncode == 1, done.stdout + done.stderr
@@ -133,7 +133,7 @@ def test_a_test_that_blocks_its_loop_fails(tmp_path: Path) -> None:
     assert "main (test_a_test_that_blocks_its_lo0/test_it.py:4)" in done.stdout
 
 
-def test_a_test_that_blocks_its_loop_once_passes_and_is_named(tmp_path: Path) -> None:
+def test_a_test_that_blocks_its_loop_only_in_the_first_run_passes_and_is_reported(tmp_path: Path) -> None:
     text = (
         "import time, trio\nnext_one = iter((0.6, 0))\n\n"
         "def test_it():\n    async def main(): time.sleep(next(next_one))\n    trio.run(main)\n"
@@ -145,6 +145,6 @@ def test_a_test_that_blocks_its_loop_once_passes_and_is_named(tmp_path: Path) ->
     assert "event loop blocked for 6" in done.stdout
 
 
-def test_a_test_that_fails_otherwise_is_run_once(tmp_path: Path) -> None:
+def test_a_test_that_fails_for_another_reason_is_not_run_again(tmp_path: Path) -> None:
     text = "next_one = iter((False, True))\n\ndef test_it():\n    assert next(next_one)\n"
     assert run_pytest(tmp_path, text).returncode == 1

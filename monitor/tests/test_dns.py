@@ -68,7 +68,7 @@ def test_damaged_queries_raise_no_exception():
         wire.rcode(data)
 
 
-def test_answer_has_all_addresses():
+def test_dns_answer_contains_all_addresses_that_fit():
     data = query("web")
     asked = wire.question(data)
     found = wire.reply(data, asked, [wire.address_record("10.1.2.3"), wire.address_record("fd00::7")])
@@ -80,7 +80,7 @@ def test_answer_has_all_addresses():
     assert len(many) <= 512 and struct.unpack_from("!H", many, 2)[0] & 0x0200
 
 
-def test_failure_is_neither_authoritative_nor_recursive():
+def test_dns_error_answer_is_neither_authoritative_nor_recursive():
     """In an error answer, the DNS flags AA (authoritative) and RA (recursion available) are not set."""
     data = query("elsewhere.test")
     for code in (wire.SERVFAIL, wire.REFUSED):
@@ -99,7 +99,7 @@ def test_failure_is_neither_authoritative_nor_recursive():
         ("web", ""),
     ],
 )
-def test_reverse_names_are_parsed_to_addresses(name, address):
+def test_reverse_lookup_names_are_converted_to_addresses(name, address):
     assert wire.reverse_name(name) == address
 
 
@@ -127,7 +127,7 @@ def addresses(records):
     return sorted(record[12:] for record in records)
 
 
-def test_first_network_that_has_the_name_answers(tables):
+def test_name_is_looked_up_in_the_first_network_that_has_the_name(tables):
     assert addresses(tables.answer(wire.A, "web")) == [bytes((10, 0, 0, 2))]
     assert addresses(tables.answer(wire.A, "web.front")) == [bytes((10, 0, 0, 2))]
     assert addresses(tables.answer(wire.A, "both")) == [bytes((10, 0, 0, 9))]
@@ -137,7 +137,7 @@ def test_first_network_that_has_the_name_answers(tables):
     assert tables.answer(wire.A, "nobody") is None
 
 
-def test_known_name_without_an_address_of_the_type_gets_an_empty_answer(tables):
+def test_query_for_a_known_name_without_records_of_the_requested_type_gets_an_empty_answer(tables):
     assert tables.answer(wire.AAAA, "db") == [] and tables.answer(15, "web") == []
 
 
@@ -147,7 +147,7 @@ def test_reverse_lookup_returns_name_and_network(tables):
     assert tables.answer(wire.PTR, "3.0.0.10.in-addr.arpa") is None
 
 
-def test_replaced_table_is_read_and_a_damaged_one_ignored(tables, tmp_path):
+def test_replaced_name_table_is_read_and_a_damaged_or_missing_table_is_ignored(tables, tmp_path):
     assert tables.answer(wire.A, "new") is None
     put(tmp_path / "n2", NetworkNames("back", {"new": ("10.1.0.5",)}))
     assert tables.answer(wire.A, "new") and tables.answer(wire.A, "db") is None

@@ -41,7 +41,7 @@ def hang() -> None:
 
 
 def hang_stubbornly() -> None:
-    """Catches every exception, and tries again."""
+    """Hangs, and catches each exception that interrupts the wait."""
     for _ in range(3):
         try:
             time.sleep(100)
@@ -70,7 +70,7 @@ def now(monkeypatch: pytest.MonkeyPatch) -> list[float]:
 
 
 @pytest.mark.parametrize("fault", [hang, hang_stubbornly])
-def test_write_that_hangs_is_interrupted(fault: Callable[[], None]) -> None:
+def test_hanging_write_is_interrupted(fault: Callable[[], None]) -> None:
     before = signal.getsignal(signal.SIGALRM)
     with pytest.raises(DriverError, match=r'^log driver "mine" did not write in 0.05 s$'):
         ForeignWriter(Writer(fault), 'log driver "mine"').write(BLOCKS)
@@ -78,12 +78,12 @@ def test_write_that_hangs_is_interrupted(fault: Callable[[], None]) -> None:
     assert signal.getitimer(signal.ITIMER_REAL)[0] == 0
 
 
-def test_close_that_hangs_is_interrupted() -> None:
+def test_hanging_close_is_interrupted() -> None:
     with pytest.raises(DriverError, match="did not close the log"):
         ForeignWriter(Writer(hang), "x").close()
 
 
-def test_writer_that_hung_is_called_again_after_a_pause_that_doubles(now: list[float]) -> None:
+def test_pause_before_the_next_call_of_a_hanging_writer_doubles_up_to_60_seconds(now: list[float]) -> None:
     def slow() -> None:
         now[0] += 0.1
 
@@ -113,7 +113,7 @@ def test_writer_that_hung_is_called_again_after_a_pause_that_doubles(now: list[f
         writer.write(BLOCKS)
 
 
-def test_writer_that_catches_the_interruption_is_not_called_for_a_pause() -> None:
+def test_writer_that_catches_the_interruption_is_not_called_during_the_next_pause() -> None:
     def swallow() -> None:
         try:
             hang()
@@ -128,7 +128,7 @@ def test_writer_that_catches_the_interruption_is_not_called_for_a_pause() -> Non
     assert inner.calls == 1
 
 
-def test_properties_that_raise_or_lie_have_no_effect() -> None:
+def test_writer_properties_that_raise_or_have_a_wrong_type_cause_no_error() -> None:
     class Liar(Writer):
         raises = False
 
@@ -148,7 +148,7 @@ def test_properties_that_raise_or_lie_have_no_effect() -> None:
     assert not writer.full
 
 
-def test_full_that_hangs_does_not_stop_the_container() -> None:
+def test_writer_whose_property_full_hangs_is_treated_as_not_full() -> None:
     class Hangs(Writer):
         slow = False
 
@@ -164,7 +164,9 @@ def test_full_that_hangs_does_not_stop_the_container() -> None:
     assert not writer.full
 
 
-def test_entries_of_a_failed_write_and_dropped_entries_are_lost(capsys: pytest.CaptureFixture[str]) -> None:
+def test_entries_of_a_failed_write_and_entries_that_the_writer_dropped_count_as_lost(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     inner = Writer()
     sink = LogSink(ForeignWriter(inner, "x"))
     sink.write("stdout", b"well\n", 1)
@@ -183,7 +185,7 @@ def test_entries_of_a_failed_write_and_dropped_entries_are_lost(capsys: pytest.C
     assert capsys.readouterr().err == "log writer: ValueError: out of order\n"
 
 
-def test_signal_that_arrives_after_the_work_is_ignored() -> None:
+def test_alarm_signal_that_arrives_after_the_call_is_ignored() -> None:
     with interrupted(100, "late"):
         handler = signal.getsignal(signal.SIGALRM)
     assert callable(handler)

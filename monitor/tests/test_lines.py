@@ -74,7 +74,7 @@ outputs = st.builds(
 
 
 @given(outputs)
-def test_splitter_matches_the_byte_by_byte_model(feeds: list[bytes]) -> None:
+def test_entries_of_the_splitter_equal_those_of_the_byte_by_byte_model(feeds: list[bytes]) -> None:
     assert entries(split(feeds)) == model(feeds)
 
 
@@ -91,11 +91,11 @@ def test_partial_blocks_are_bounded_and_without_newlines(feeds: list[bytes]) -> 
 
 
 @given(st.lists(st.binary(max_size=40), max_size=20))
-def test_no_output_is_lost(feeds: list[bytes]) -> None:
+def test_splitter_loses_no_output(feeds: list[bytes]) -> None:
     assert b"".join(block.data for block in split(feeds)) == b"".join(feeds)
 
 
-def test_short_lines_of_a_read_form_one_block() -> None:
+def test_short_lines_of_one_read_form_one_block() -> None:
     read = b"hello world\n" * 5000
     splitter = LineSplitter("stderr")
     assert splitter.feed(read + b"beg", 1) == [LogBlock("stderr", read, 1)]
@@ -103,13 +103,13 @@ def test_short_lines_of_a_read_form_one_block() -> None:
     assert splitter.flush(3) == []
 
 
-def test_line_of_exactly_the_limit_becomes_a_piece_and_a_newline() -> None:
+def test_line_whose_length_is_the_limit_is_split_before_its_newline() -> None:
     line = b"y" * LINE_LIMIT
     assert entries(split([line, b"\n"])) == [(line, 0), (b"\n", 0)]
     assert entries(split([line[1:] + b"\n"])) == [(line[1:] + b"\n", 0)]
 
 
-def test_pieces_of_a_line_have_the_time_of_the_first() -> None:
+def test_all_pieces_of_a_line_have_the_time_of_the_first_piece() -> None:
     splitter = LineSplitter("stdout")
     assert splitter.feed(b"z" * 10, 1) == []
     [piece] = splitter.feed(b"z" * LINE_LIMIT, 2)
@@ -119,7 +119,7 @@ def test_pieces_of_a_line_have_the_time_of_the_first() -> None:
     assert others == LogBlock("stdout", b"next\n", 9)
 
 
-def test_huge_line_takes_linear_time() -> None:
+def test_time_to_split_a_huge_line_is_linear() -> None:
     def cost(megabytes: int) -> float:
         splitter, data = LineSplitter("stdout"), bytes(4096)
         began = time.process_time()
@@ -132,7 +132,7 @@ def test_huge_line_takes_linear_time() -> None:
     assert cost(32) < 24 * max(cost(4), 0.001)
 
 
-def test_one_byte_reads_match_the_model() -> None:
+def test_output_read_byte_by_byte_is_split_as_in_the_model() -> None:
     output = (b"a" * 20_000 + b"\nb\n") * 2
     feeds = [output[at : at + 1] for at in range(len(output))]
     assert entries(split(feeds)) == model(feeds)

@@ -41,7 +41,7 @@ def driver(monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[[], Any]], Non
     return use
 
 
-def test_open_that_hangs_is_interrupted(driver: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_hanging_open_of_a_log_is_interrupted(driver: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(logs, "_OPENING", 0.05)
     before = signal.getsignal(signal.SIGALRM)
     driver(lambda: time.sleep(100))
@@ -52,7 +52,7 @@ def test_open_that_hangs_is_interrupted(driver: Any, monkeypatch: pytest.MonkeyP
 
 
 @pytest.mark.parametrize("is_own", [True, False])
-def test_only_writers_of_other_authors_have_a_deadline(driver: Any, is_own: bool) -> None:
+def test_only_writers_of_third_party_drivers_have_a_deadline(driver: Any, is_own: bool) -> None:
     driver(lambda: FakeLog().open_writer(INFO, {}))
     sink = logs.open_log(Log("mine", INFO, {}, own=("mine",) if is_own else ("other",)))
     assert isinstance(sink._writers[0], ForeignWriter) is not is_own
@@ -60,7 +60,7 @@ def test_only_writers_of_other_authors_have_a_deadline(driver: Any, is_own: bool
 
 
 @pytest.mark.parametrize("writer", [None, {}, object()], ids=["None", "dict", "object"])
-def test_writer_without_its_methods_is_refused(driver: Any, writer: object) -> None:
+def test_log_writer_that_lacks_a_method_of_the_protocol_is_refused(driver: Any, writer: object) -> None:
     driver(lambda: writer)
     with pytest.raises(DriverError, match=f"returned {type(writer).__name__}, which lacks `write` of LogWriter"):
         logs.open_log(LOG)
@@ -85,7 +85,7 @@ def test_driver_that_imports_trio_is_refused(monkeypatch: pytest.MonkeyPatch, is
         del sys.modules["trio_of_this_test"]
 
 
-def test_driver_that_exits_does_not_end_the_zygote(monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
+def test_system_exit_of_a_log_driver_does_not_end_the_zygote(monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
     def find(kind: str, name: str) -> Factory:
         raise SystemExit(3)
 
@@ -94,7 +94,7 @@ def test_driver_that_exits_does_not_end_the_zygote(monkeypatch: pytest.MonkeyPat
     assert "cannot preload log driver mine: 3" in capsys.readouterr().err
 
 
-def test_writer_that_exits_does_not_end_the_monitor(capsys: Any) -> None:
+def test_system_exit_of_a_log_writer_does_not_end_the_monitor(capsys: Any) -> None:
     class Exits:
         def write(self, blocks: list[LogBlock]) -> None:
             raise SystemExit(3)

@@ -53,7 +53,7 @@ def test_full_buffer_drops_lines_without_blocking() -> None:
     assert disk.closed.is_set()
 
 
-def test_block_larger_than_the_buffer_is_accepted() -> None:
+def test_block_of_output_larger_than_the_buffer_is_accepted() -> None:
     disk = Disk()
     disk.may.set()
     writer = RingWriter(disk, 3)
@@ -75,7 +75,7 @@ def test_hanging_disk_does_not_block_close(monkeypatch: pytest.MonkeyPatch) -> N
     assert disk.closed.wait(10)
 
 
-def test_failing_writer_is_reported_and_can_be_closed(capsys: pytest.CaptureFixture[str]) -> None:
+def test_error_of_a_log_writer_is_reported_and_the_writer_can_be_closed(capsys: pytest.CaptureFixture[str]) -> None:
     disk = Disk()
     disk.may.set()
     disk.broken = True

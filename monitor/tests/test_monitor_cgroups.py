@@ -17,7 +17,7 @@ V1 = mountinfo.parse(
 V2 = mountinfo.parse(b"41 31 0:38 / /sys/fs/cgroup rw - cgroup2 cgroup2 rw\n")
 
 
-def test_v1_directories_of_all_controllers_are_selected() -> None:
+def test_selection_contains_the_cgroup_v1_directories_of_all_controllers() -> None:
     theirs = "4:cpu,cpuacct:/docker/abc\n3:memory:/docker/abc\n2:name=systemd:/docker/abc\n0::/\n"
     ours = "4:cpu,cpuacct:/\n3:memory:/x\n2:name=systemd:/\n0::/\n"
     assert cgroups.select(theirs, ours, V1, "abc") == (
@@ -27,7 +27,7 @@ def test_v1_directories_of_all_controllers_are_selected() -> None:
     )
 
 
-def test_v2_directory_ends_at_the_containers_cgroup() -> None:
+def test_selected_cgroup_v2_directory_is_the_containers_and_not_a_cgroup_below() -> None:
     theirs = "0::/system.slice/docker-abc.scope/init.scope\n"
     assert cgroups.select(theirs, "0::/system.slice/orlop.service\n", V2, "abc") == (
         "/sys/fs/cgroup/system.slice/docker-abc.scope",
@@ -35,16 +35,16 @@ def test_v2_directory_ends_at_the_containers_cgroup() -> None:
 
 
 @pytest.mark.parametrize("theirs", ["/", "/user", "/user/orlop"])
-def test_own_cgroup_is_never_selected(theirs: str) -> None:
+def test_cgroup_of_the_caller_or_above_is_never_selected(theirs: str) -> None:
     assert cgroups.select(f"0::{theirs}\n", "0::/user/orlop\n", V2, "abc") == ()
 
 
-def test_cgroup_whose_name_begins_the_own_cgroups_name_is_selected() -> None:
+def test_cgroup_whose_name_is_a_prefix_of_the_callers_cgroup_can_be_selected() -> None:
     """The caller's cgroup is /user/orlop2. The cgroup /user/orlop is not above it, so it may be selected."""
     assert cgroups.select("0::/user/orlop\n", "0::/user/orlop2\n", V2, "abc") == ("/sys/fs/cgroup/user/orlop",)
 
 
-def test_paths_are_relative_to_the_root_of_the_cgroup_mount() -> None:
+def test_cgroup_paths_are_relative_to_the_root_of_the_cgroup_mount() -> None:
     part = mountinfo.parse(b"41 31 0:38 /outer /sys/fs/cgroup rw - cgroup2 cgroup2 rw\n")
     assert cgroups.select("0::/outer/c/abc\n", "0::/outer\n", part, "abc") == ("/sys/fs/cgroup/c/abc",)
 
@@ -77,7 +77,7 @@ def test_oom_kills_are_counted_on_both_cgroup_versions(tmp_path: Path) -> None:
     assert cgroups.oom_kills(cgroups.oom_file([])) == 0
 
 
-def test_container_without_oom_killer_is_reported_as_stopped(tmp_path: Path) -> None:
+def test_container_without_memory_and_without_oom_killer_is_reported_as_stopped(tmp_path: Path) -> None:
     file = tmp_path / "memory.oom_control"
     for text, stopped in (
         ("oom_kill_disable 1\nunder_oom 1\noom_kill 0\n", True),

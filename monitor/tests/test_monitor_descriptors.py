@@ -8,7 +8,7 @@ from pathlib import Path
 from subprocesses import in_a_process
 
 
-def test_listener_pauses_when_descriptors_run_out(tmp_path: Path) -> None:
+def test_listener_of_the_monitor_pauses_when_descriptors_run_out(tmp_path: Path) -> None:
     assert in_a_process(
         f"""
 import resource, socket

@@ -22,7 +22,7 @@ def test_process_is_identified_by_pid_and_start_time() -> None:
     assert not linux.is_process(child.pid, start_time)
 
 
-def test_exit_of_an_unclaimed_child_is_delivered_later() -> None:
+def test_exit_status_of_a_child_is_kept_until_a_callback_is_registered() -> None:
     assert in_a_process(
         """
 loop.hold_unclaimed()
@@ -35,7 +35,7 @@ loop.run()
     ) == ["7"]
 
 
-def test_unheld_exit_status_is_dropped() -> None:
+def test_exit_status_of_an_unknown_child_is_dropped() -> None:
     """The exit status of a child is not stored if neither `on_child` nor `hold_unclaimed` was called for it."""
     assert in_a_process(
         """
@@ -53,7 +53,7 @@ def test_death_by_signal_is_reported_as_a_negative_status() -> None:
     assert in_a_process(code) == [str(-signal.SIGKILL)]
 
 
-def test_hangup_and_half_close_are_distinguished() -> None:
+def test_half_close_of_a_socket_is_not_reported_as_hangup() -> None:
     said: list[str] = []
     loop = Loop()
     try:

@@ -27,18 +27,18 @@ def test_octal_escapes_of_mount_points_are_decoded() -> None:
     assert "/mnt/usb stick" in [entry.path for entry in mountinfo.parse(MOUNTS)]
 
 
-def test_only_topmost_unneeded_mounts_are_detached() -> None:
+def test_only_the_topmost_mounts_among_unneeded_mounts_are_detached() -> None:
     # The parent mount of /media/inner is shared, so detaching /media/inner would also detach it on the host. Therefore
     # /media/inner stays, and so does /media.
     assert _detached(set(), {"/proc", "/usr"}) == ["/data", "/mnt/usb stick"]
 
 
-def test_mounts_above_needed_paths_stay() -> None:
+def test_mounts_that_contain_needed_paths_are_not_detached() -> None:
     assert _detached({"/data/docker/overlay2"}, {"/proc", "/usr"}) == ["/mnt/usb stick"]
     assert _detached({"/data/x"}, {"/proc", "/usr"}) == ["/data/docker", "/mnt/usb stick"]
 
 
-def test_mounts_below_a_bind_source_stay() -> None:
+def test_mounts_below_the_source_of_a_bind_mount_are_not_detached() -> None:
     assert _detached(set(), {"/proc", "/usr", "/data"}) == ["/mnt/usb stick"]
 
 
@@ -47,7 +47,7 @@ def test_mounts_directly_below_a_shared_root_are_not_detached() -> None:
     assert [entry.path for entry in detachable(entries, set(), set())] == ["/data/docker"]
 
 
-def test_paths_in_mount_options_are_found() -> None:
+def test_paths_in_mount_options_count_as_needed() -> None:
     mount = Mount("overlay", "overlay", "", ("lowerdir=/a/1:/b/2", "upperdir=/c", "ro", "index=off"))
     assert _paths([mount]) == {"/a/1", "/b/2", "/c"}
     image = Mount("erofs", "/a/layer.erofs", "", ("ro", "device=/b/layer.tar"), "/c/diff")

@@ -42,7 +42,7 @@ def test_oversized_frame_is_refused() -> None:
         parser.next()
 
 
-def test_records_are_read_as_written(tmp_path: Path) -> None:
+def test_records_of_a_run_can_be_written_and_read_and_cleared(tmp_path: Path) -> None:
     init, ended = InitRecord(1, 2, 3, ("/sys/fs/cgroup/x",)), ExitRecord(137, 5, True, "why")
     records.write(str(tmp_path), init)
     records.write(str(tmp_path), ended)
@@ -55,14 +55,14 @@ def test_records_are_read_as_written(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-def test_damaged_and_missing_records_are_read_as_none(tmp_path: Path) -> None:
+def test_damaged_or_missing_record_is_treated_as_absent(tmp_path: Path) -> None:
     (tmp_path / "exit.json").write_text('{"code": 1')
     assert records.read_exit(str(tmp_path)) is None
     assert records.read_init(str(tmp_path)) is None
     assert records.read_init(str(tmp_path / "nowhere")) is None
 
 
-def test_files_of_any_size_are_read_whole(tmp_path: Path) -> None:
+def test_small_file_reader_returns_the_whole_content_of_a_file_of_any_size(tmp_path: Path) -> None:
     path = tmp_path / "file"
     for size in (0, 1, 16384, 16385, 300_000):
         path.write_bytes(b"x" * size)

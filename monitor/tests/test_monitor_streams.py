@@ -48,7 +48,7 @@ class _Reads:
             self.read()
 
 
-def test_output_after_the_exit_is_bounded_for_a_slow_client() -> None:
+def test_amount_of_output_kept_after_the_exit_for_a_slow_client_is_bounded() -> None:
     loop, client, ended = _Reads(), _Slow(), []
     output = Output(loop)  # type: ignore[arg-type]  # `_Reads` has all methods of a loop that `Output` calls
     output.attach(client)  # type: ignore[arg-type]
@@ -64,7 +64,7 @@ def test_output_after_the_exit_is_bounded_for_a_slow_client() -> None:
     assert ended == [True]
 
 
-def test_remaining_output_is_read_for_a_slow_client() -> None:
+def test_output_that_remains_at_the_exit_is_queued_for_a_slow_client() -> None:
     ours, theirs = os.pipe()
     loop, client, ended = _Reads(), _Slow(), []
     output = Output(loop)  # type: ignore[arg-type]

@@ -37,8 +37,8 @@ def serve(
     address: str = "127.0.0.1",
     steer: tuple[Callable[[Loop, Forwarder], None], int] | None = None,
 ) -> None:
-    """Relay a new host port to `target` while `client(port)` runs in a thread. `steer` is a pair (callback, descriptor): the
-    loop also calls this callback when the descriptor is readable."""
+    """Relay connections from a new host port to `target` while `client(port)` runs in a thread. `steer` is a pair (callback,
+    descriptor): the loop also calls this callback when the descriptor is readable."""
     failures: list[BaseException] = []
     done, finished = socket.socketpair()
     with a_loop() as loop, done, finished:
@@ -114,8 +114,8 @@ def reverse(connection: socket.socket) -> None:
     connection.sendall(receive_all(connection)[::-1])
 
 
-def test_half_closed_connections_pass_data_both_ways() -> None:
-    """The server answers after the client has shut down writing, as HTTP/1.0 clients and `nc` do."""
+def test_proxy_passes_answers_on_after_the_client_has_shut_down_writing() -> None:
+    """HTTP/1.0 clients and `nc` shut down writing after the request."""
 
     def client(port: int) -> None:
         with socket.create_connection(("127.0.0.1", port), 5) as sock:
@@ -127,7 +127,7 @@ def test_half_closed_connections_pass_data_both_ways() -> None:
         serve(client, target=target)
 
 
-def test_more_data_than_the_buffers_hold_is_not_lost() -> None:
+def test_data_that_exceeds_the_buffers_of_the_proxy_is_not_lost() -> None:
     """If a client sends all its data before it reads anything, the relay blocks, but no data is lost."""
     data = bytes(range(256)) * (64 << 10)
 
@@ -141,7 +141,7 @@ def test_more_data_than_the_buffers_hold_is_not_lost() -> None:
         serve(client, target=target)
 
 
-def test_unread_data_blocks_the_writer() -> None:
+def test_sender_is_blocked_while_the_receiver_does_not_read() -> None:
     taken = threading.Event()
     sent: list[int] = []
 
@@ -163,7 +163,7 @@ def test_unread_data_blocks_the_writer() -> None:
     assert 0 < sent[0] < 64 << 20, "bounded by the kernel's buffers and one chunk of ours"
 
 
-def test_refused_connection_resets_the_client() -> None:
+def test_proxy_resets_the_client_connection_when_the_container_refuses_the_connection() -> None:
     with socket.create_server(("127.0.0.1", 0)) as unused:
         target = unused.getsockname()[1]
 
@@ -174,14 +174,14 @@ def test_refused_connection_resets_the_client() -> None:
     serve(client, target=target)
 
 
-def test_unreachable_container_resets_the_client() -> None:
+def test_proxy_resets_the_client_connection_when_the_container_is_unreachable() -> None:
     def client(port: int) -> None:
         assert_reset(port)
 
     serve(client, target=80, address="255.255.255.255")
 
 
-def test_reset_is_passed_on() -> None:
+def test_reset_by_the_client_is_passed_on_to_the_container() -> None:
     seen: list[str] = []
     over = threading.Event()
 
@@ -224,7 +224,7 @@ def test_many_connections_are_served_concurrently() -> None:
 
 
 @pytest.mark.parametrize("reserve", [False, True])
-def test_clients_wait_while_descriptors_are_short(reserve: bool) -> None:
+def test_clients_of_the_proxy_wait_while_no_descriptor_is_free(reserve: bool) -> None:
     """While no descriptor is free, clients wait, and the monitor continues to work. The reserved descriptors (`_RESERVE`)
     are not used for clients."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
@@ -250,7 +250,7 @@ def test_clients_wait_while_descriptors_are_short(reserve: bool) -> None:
         serve(client, target=target)
 
 
-def test_replies_to_datagrams_return_to_their_client() -> None:
+def test_each_udp_client_gets_the_replies_to_its_own_datagrams() -> None:
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as server:
         server.bind(("127.0.0.1", 0))
         server.settimeout(30)
@@ -271,7 +271,7 @@ def test_replies_to_datagrams_return_to_their_client() -> None:
         serve(client, kind="udp", target=server.getsockname()[1])
 
 
-def test_refused_datagrams_do_not_stop_the_proxy() -> None:
+def test_proxy_goes_on_after_the_container_refused_datagrams() -> None:
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as unused:
         unused.bind(("127.0.0.1", 0))
         target = unused.getsockname()[1]
@@ -313,7 +313,7 @@ def steered(kind: str, first: str, client: Callable[[int, Callable[[dict[str, st
         serve(lambda port: client(port, retarget), kind=kind, target=target, address=first, steer=(steer, answered.fileno()))
 
 
-def test_connections_follow_the_container() -> None:
+def test_proxy_connects_to_the_new_address_of_the_container() -> None:
     with contextlib.ExitStack() as stack:
         one = stack.enter_context(socket.create_server(("127.0.0.1", 0)))
         two = stack.enter_context(socket.create_server(("127.0.0.2", one.getsockname()[1])))
@@ -331,7 +331,7 @@ def test_connections_follow_the_container() -> None:
         steered("tcp", "127.0.0.1", client, one.getsockname()[1])
 
 
-def test_datagrams_follow_the_container() -> None:
+def test_proxy_sends_datagrams_to_the_new_address_of_the_container() -> None:
     with contextlib.ExitStack() as stack:
         one, two = (stack.enter_context(socket.socket(socket.AF_INET, socket.SOCK_DGRAM)) for _ in range(2))
         one.bind(("127.0.0.1", 0))

@@ -63,12 +63,12 @@ def names(*members: Member) -> list[str]:
     return [info.name for info in read(normalized(*members)[0])]
 
 
-def test_parents_precede_entries_and_names_are_normalized() -> None:
+def test_parent_directories_precede_their_entries_and_names_are_normalized() -> None:
     assert names(member("/a/./b/../c/f"), member("a/d", D), member("a/d/g")) == [".", "a", "a/c", "a/c/f", "a/d", "a/d/g"]
     assert names() == ["."]
 
 
-def test_names_are_resolved_through_links() -> None:
+def test_symlinks_in_names_of_entries_are_resolved() -> None:
     found = read(
         normalized(
             member("usr/lib", D),
@@ -81,7 +81,7 @@ def test_names_are_resolved_through_links() -> None:
     assert found[-1].linkname == "usr/lib/a"
 
 
-def test_whiteouts_come_last_and_only_for_missing_names() -> None:
+def test_whiteouts_are_at_the_end_and_not_for_names_that_the_layer_contains() -> None:
     found = names(
         member("d/.wh.gone"),
         member(".wh.file"),
@@ -96,11 +96,11 @@ def test_whiteouts_come_last_and_only_for_missing_names() -> None:
     assert sorted(found[6:]) == ["d/.wh.gone", "dir/.wh..wh..opq", "o/.wh..wh..opq"]
 
 
-def test_replaced_opaque_directory_stays_opaque() -> None:
+def test_opaque_directory_stays_opaque_after_other_entries_replaced_the_directory() -> None:
     assert names(member("o/.wh..wh..opq"), member("o", content=b"x"), member("o", D))[-1] == "o/.wh..wh..opq"
 
 
-def test_unknown_headers_are_dropped() -> None:
+def test_unneeded_pax_headers_are_dropped() -> None:
     pax = {"SCHILY.xattr.user.a": "1", "SCHILY.xattr.trusted.x": "2", "comment": "c", "GNU.volume.label": "l"}
     out, _ = normalized(member("f", content=b"x", uname="root", gname="root", pax_headers=pax, mtime=1.5, uid=3_000_000))
     (_, info) = read(out)
@@ -123,7 +123,7 @@ def test_sparse_files_stay_sparse() -> None:
         normalized(member("GNUSparseFile.0/s", content=content, pax_headers=hole), limits=Limits(size=1000))
 
 
-def test_usage_counts_files_as_on_disk() -> None:
+def test_counts_of_bytes_and_inodes_equal_those_of_the_unpacked_files() -> None:
     _, made = normalized(
         member("a", content=b"12345"),
         member("b", L, linkname="a"),
@@ -136,7 +136,7 @@ def test_usage_counts_files_as_on_disk() -> None:
     assert (made.content, made.inodes, made.entries) == (8, 5, 7)  # inodes of a, d, d/c, a2 and a whiteout
 
 
-def test_repeated_replacement_of_large_directories_is_cheap() -> None:
+def test_repeated_replacement_of_large_directories_takes_little_time() -> None:
     many = [member(f"d/{n}") for n in range(5000)]
     again = [each for n in range(2000) for each in (member("d", content=b""), member(f"d{n % 2}", D))]
     _, made = normalized(*many, *again)
@@ -151,7 +151,7 @@ def test_symlink_loops_are_refused() -> None:
     assert os.sep not in names(member("x"))[-1]
 
 
-def test_entry_may_replace_a_directory_of_its_own_path() -> None:
+def test_entry_may_replace_a_directory_through_which_its_own_path_leads() -> None:
     """`a/l` is a symlink to `/`, so the entry `a/l/a` replaces the directory `a`. After that, `a/l` does not exist any
     more."""
     link = member("a/l", S, linkname="/")

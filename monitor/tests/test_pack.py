@@ -41,14 +41,14 @@ def read(data):
         b"d" * 150 + b"/" + b"f" * 99,
     ],
 )
-def test_names_of_any_length_are_readable(name):
-    """Python's `tarfile` reads the names that the encoder has written."""
+def test_packed_names_of_any_length_can_be_read_by_tarfile(name):
+    """Long names need pax records."""
     with read(entry_header(entry(name))) as tar:
         (member,) = tar.getmembers()
         assert member.name.encode() == name and (member.uid, member.gid, member.mtime) == (1, 2, 5)
 
 
-def test_numbers_beyond_the_header_use_pax():
+def test_numbers_that_do_not_fit_in_the_tar_header_are_written_as_pax_records():
     big = entry(uid=3_000_000, gid=2**31, mtime_ns=-(10**9), xattrs=[(b"security.capability", b"\1\0=\n")])
     with read(entry_header(big)) as tar:
         (member,) = tar.getmembers()
@@ -118,7 +118,7 @@ def test_packed_tree_is_read_by_the_unpacker(tmp_path):
         assert found.name == b"n" * 120 and source.read(found.size) == b"content"
 
 
-def test_holes_are_packed_as_sparse(tmp_path):
+def test_files_with_holes_are_packed_as_sparse_files(tmp_path):
     with open(tmp_path / "holes", "wb") as file:
         file.seek(50 << 20)
         file.write(b"middle")
@@ -135,7 +135,7 @@ def test_holes_are_packed_as_sparse(tmp_path):
     assert len(whole) > 100 << 20
 
 
-def test_files_that_shrink_or_vanish_do_not_break_the_stream(tmp_path):
+def test_files_that_shrink_or_vanish_during_packing_do_not_damage_the_tar(tmp_path):
     (tmp_path / "a").write_bytes(b"y" * 300_000)
     (tmp_path / "z").write_bytes(b"last")
 
@@ -160,7 +160,7 @@ def test_modes_are_converted_to_go_file_modes():
     assert padding(0) == b"" and len(padding(1)) == 511
 
 
-def test_layer_has_changes_and_whiteouts(tmp_path):
+def test_packed_layer_contains_the_listed_changes_and_whiteouts(tmp_path):
     (tmp_path / "d").mkdir()
     (tmp_path / "d/new").write_bytes(b"content")
     (tmp_path / "d/other").write_bytes(b"not listed")
@@ -197,10 +197,9 @@ def test_layer_has_changes_and_whiteouts(tmp_path):
         assert tar.getmember(".wh.orlop-was-here").size == 0
 
 
-def test_digest_without_writing_equals_that_of_the_tar(tmp_path):
-    """The digest of a layer is computed without writing its tar, and a tar that is made later must have the same digest. The
-    digest below must not change: such digests are stored for images that were built. If the packer wrote other bytes, these
-    images could not be pushed any more."""
+def test_digest_computed_without_writing_a_tar_equals_the_digest_of_the_tar(tmp_path):
+    """The digest in this test must not change: such digests are stored for images that were built. If the packer wrote other
+    bytes, these images could not be pushed any more."""
     tree = tmp_path / "tree"
     (tree / "d").mkdir(parents=True)
     (tree / "d/small").write_bytes(b"x" * 100)
@@ -233,7 +232,7 @@ def test_digest_without_writing_equals_that_of_the_tar(tmp_path):
         assert measurer.digest == "sha256:064ffdf58431b9fcb132935c4e53da6b07daf032393d311e243727d6d6de2f42"
 
 
-def test_times_after_the_latest_time_are_replaced_by_it(tmp_path):
+def test_modification_times_after_the_latest_allowed_time_become_the_latest_allowed_time(tmp_path):
     for name, at in (("old", 5), ("new", 500)):
         (tmp_path / name).write_text(name)
         os.utime(tmp_path / name, (at, at))

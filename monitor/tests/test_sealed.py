@@ -28,7 +28,7 @@ def program(tmp_path: Path, no_copies: None) -> Path:
     return Path(shutil.copy2(os.path.realpath(sys.executable), tmp_path / "program"))
 
 
-def test_program_runs_from_memory_until_its_file_is_replaced(program: Path) -> None:
+def test_copy_of_a_program_in_memory_is_used_until_the_programs_file_is_replaced(program: Path) -> None:
     sealed.hold([str(program)])
     copy = sealed.executable(str(program))
     assert copy == f"/proc/self/fd/{sealed.descriptors()[0]}"
@@ -40,7 +40,7 @@ def test_program_runs_from_memory_until_its_file_is_replaced(program: Path) -> N
     assert sealed.executable(str(program)) == str(program)
 
 
-def test_script_is_run_from_its_file(tmp_path: Path, no_copies: None) -> None:
+def test_script_is_not_copied_into_memory(tmp_path: Path, no_copies: None) -> None:
     script = tmp_path / "wrapper"
     script.write_text("#!/bin/sh\n")
     sealed.hold([str(script), str(tmp_path / "missing")])
@@ -49,7 +49,7 @@ def test_script_is_run_from_its_file(tmp_path: Path, no_copies: None) -> None:
 
 
 @pytest.mark.parametrize("size", [0, 100, (5 << 20) + 7])
-def test_copy_on_huge_pages_equals_the_file(size: int) -> None:
+def test_data_written_to_huge_pages_can_be_read_back(size: int) -> None:
     data = os.urandom(size)
     fd = os.memfd_create("huge", os.MFD_CLOEXEC)
     with open(fd, "r+b", buffering=0) as file:

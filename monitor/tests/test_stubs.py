@@ -32,7 +32,7 @@ def times(path: Path) -> tuple[int, int]:
     return info.st_atime_ns, info.st_mtime_ns
 
 
-def test_missing_mount_points_are_made_and_removed(root: Path, tmp_path: Path) -> None:
+def test_missing_mount_points_are_made_and_later_removed(root: Path, tmp_path: Path) -> None:
     file = tmp_path / "file"
     file.write_text("x")
     points = ("/proc", "/run/secrets/deep/", "/etc")
@@ -60,7 +60,7 @@ def test_mount_points_filled_by_the_container_are_kept(root: Path) -> None:
     assert times(root)[1] == before
 
 
-def test_paths_stay_inside_the_root(root: Path, tmp_path: Path) -> None:
+def test_mount_points_are_made_only_inside_the_root(root: Path, tmp_path: Path) -> None:
     (root / "out").symlink_to(str(tmp_path / "outside"))
     (root / "up").symlink_to("../../outside")
     (root / "etc/resolv.conf").symlink_to("../run/systemd/resolv.conf")
@@ -85,7 +85,7 @@ def test_paths_stay_inside_the_root(root: Path, tmp_path: Path) -> None:
     assert not (root / "run").exists()
 
 
-def test_error_names_a_file_in_place_of_a_directory(root: Path) -> None:
+def test_error_contains_the_path_of_a_mount_point_below_a_file(root: Path) -> None:
     (root / "file").write_text("")
     with pytest.raises(NotADirectoryError) as info:
         Stubs(str(root), (MountPoint("/file/below"),))

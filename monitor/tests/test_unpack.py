@@ -152,7 +152,7 @@ def test_damaged_archives_raise_only_unpack_errors(flips: list[tuple[int, int]],
 # --- single rules
 
 
-def test_whiteouts_of_a_plain_layer_remove_only_lower_entries() -> None:
+def test_whiteouts_remove_only_entries_of_lower_layers() -> None:
     with directory() as target:
         below = [member(name) for name in ("gone", "d/old", "o/old", "o/sub/old", "o/own/old", "file")]
         unpack(archive(below), target)
@@ -172,7 +172,7 @@ def test_whiteouts_of_a_plain_layer_remove_only_lower_entries() -> None:
         assert sorted(picture(target)) == ["d", "file", "mine", "o", "o/first", "o/last", "o/own", "o/own/new"]
 
 
-def test_exceeded_limits_name_the_entry() -> None:
+def test_error_about_an_exceeded_limit_contains_the_limit_and_the_entry() -> None:
     cases = [
         (Limits(entries=1), [member("a"), member("b")], "more than 1 entries"),
         (Limits(depth=2), [member("a/b/c")], "a/b/c: it is more than 2 directories deep"),
@@ -189,7 +189,7 @@ def test_devices_are_refused_if_not_allowed() -> None:
         unpack(archive([member("dev/sda", tarfile.BLKTYPE)]), target, devices=False)
 
 
-def test_later_entry_replaces_an_earlier_one() -> None:
+def test_later_entry_replaces_an_earlier_entry_of_the_same_name() -> None:
     with directory() as target:
         unpack(
             archive(
@@ -213,7 +213,7 @@ def test_later_entry_replaces_an_earlier_one() -> None:
         assert content == {"a": b"file", "b": b"own", "c": b"two", "d": b"one", "e": None, "e/x": b"in"}
 
 
-def test_trailing_slash_makes_a_directory_in_old_tars() -> None:
+def test_entry_of_an_old_tar_is_a_directory_if_its_name_ends_in_a_slash() -> None:
     with directory() as target:
         unpack(archive([member("d/", tarfile.AREGTYPE), member("f", tarfile.AREGTYPE)]), target)
         assert [shown[0] for shown in picture(target).values()] == [stat.S_IFDIR, stat.S_IFREG]
@@ -223,7 +223,7 @@ def test_trailing_slash_makes_a_directory_in_old_tars() -> None:
         assert Path(target, long).read_bytes() == b"file"
 
 
-def test_names_are_normalized_and_unsafe_ones_refused() -> None:
+def test_names_of_entries_are_normalized_and_unsafe_names_are_refused() -> None:
     assert clean(b"./a//b/./c/") == b"a/b/c"
     assert clean(b"/etc/passwd") == b"etc/passwd"
     assert clean(b"a/../b") == b"b"
@@ -256,7 +256,7 @@ def test_compression_is_detected_by_its_magic_bytes() -> None:
 
 
 def test_compressed_streams_of_several_members_are_read() -> None:
-    """Streams of several compressed members, as pigz and zstd:chunked write them, are read to the end."""
+    """pigz and zstd:chunked write such streams."""
     data = archive([member("a", content=b"x" * 5000)])
     half = len(data) // 2
     skippable = b"\x50\x2a\x4d\x18" + (7).to_bytes(4, "little") + b"ignored"
