@@ -180,14 +180,14 @@ def test_orlop_prints_the_same_as_docker(daemon: Dockerd, args: list[str]) -> No
     assert plain(ours.err) == plain(theirs.err)
 
 
-def test_run_passes_large_input_and_output_unchanged(daemon: Dockerd) -> None:
+def test_orlop_run_passes_large_input_and_output_unchanged(daemon: Dockerd) -> None:
     data = os.urandom(4 << 20).hex().encode()
     done = daemon.orlop(*RUN, "-i", "busybox", "sh", "-c", "cat; echo after", stdin=data)
     assert done == Done(0, data.decode() + "after\n", "")
     assert daemon.orlop(*RUN, "-i", "busybox", "wc", "-c", stdin=data).out == f"{len(data)}\n"
 
 
-def test_container_commands_work_against_dockerd(daemon: Dockerd) -> None:
+def test_container_commands_of_orlop_work_against_dockerd(daemon: Dockerd) -> None:
     assert len(daemon.orlop("run", "-d", "--name", "life", "--network", "none", "busybox", "sleep", "1000").out) == 65
     assert daemon.orlop("pause", "life").out == "life\n"
     assert "(Paused)" in daemon.orlop("ps", "-f", "name=life").out
@@ -201,7 +201,7 @@ def test_container_commands_work_against_dockerd(daemon: Dockerd) -> None:
     )
 
 
-def test_image_and_volume_commands_work_against_dockerd(daemon: Dockerd) -> None:
+def test_image_and_volume_commands_of_orlop_work_against_dockerd(daemon: Dockerd) -> None:
     assert daemon.orlop("tag", "busybox", "x/y:1").code == 0
     assert daemon.orlop("images", "--format", "{{.Repository}}:{{.Tag}}", "x/y").out == "x/y:1\n"
     assert daemon.orlop("rmi", "x/y:1").out == "Untagged: x/y:1\n"
@@ -210,6 +210,6 @@ def test_image_and_volume_commands_work_against_dockerd(daemon: Dockerd) -> None
     assert daemon.orlop("volume", "rm", "v1").out == "v1\n"
 
 
-def test_stats_work_against_dockerd(daemon: Dockerd) -> None:
+def test_orlop_stats_works_against_dockerd(daemon: Dockerd) -> None:
     done = daemon.orlop("stats", "--no-stream", "--format", "{{.Name}} {{.PIDs}} {{.MemUsage}}", "up")
     assert re.fullmatch(r"up 1 [\d.]+[KM]iB / [\d.]+[GM]iB\n", done.out)

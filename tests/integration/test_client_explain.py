@@ -1,4 +1,4 @@
-"""`orlop explain` and the client's other own commands, with real containers."""
+"""`orlop explain` and other commands that Docker's client lacks, with real containers."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ def lines(found: dict[str, Any], title: str) -> list[str]:
     return next((section["Lines"] for section in found["Sections"] if section["Title"] == title), [])
 
 
-def test_explain_names_the_memory_limit(engine: Engine) -> None:
+def test_explain_shows_that_a_container_exceeded_its_memory_limit(engine: Engine) -> None:
     engine.orlop("run", "--name", "hungry", "-m", "8m", "busybox", "sh", "-c", "x=a; while :; do x=$x$x; done")
     found = explained(engine, "hungry")
     assert found["Facts"]["Cause"] == "oom"
     assert "8MiB (OOM)" in lines(found, "Cause")[0]
 
 
-def test_explain_shows_the_last_exit_and_who_asked_for_it(engine: Engine) -> None:
+def test_explain_shows_the_exit_code_the_last_log_lines_and_the_cause_of_an_exit(engine: Engine) -> None:
     engine.orlop("run", "--name", "ended", "busybox", "sh", "-c", "echo last words; exit 3")
     found = explained(engine, "ended")
     assert "with exit code 3" in found["Summary"]
@@ -41,7 +41,7 @@ def test_explain_shows_the_last_exit_and_who_asked_for_it(engine: Engine) -> Non
     assert "did not end after signal 15, so the daemon sent SIGKILL" in lines(explained(engine, "deaf"), "Cause")[0]
 
 
-def test_explain_names_the_process_that_holds_a_port(engine: Engine) -> None:
+def test_explain_shows_which_process_uses_a_port(engine: Engine) -> None:
     with socket.create_server(("0.0.0.0", 0)) as server:
         port = server.getsockname()[1]
         assert engine.orlop("run", "-d", "--name", "late", "-p", f"{port}:80", "busybox", "sleep", "600").code == 125
@@ -53,8 +53,8 @@ def test_explain_names_the_process_that_holds_a_port(engine: Engine) -> None:
     assert lines(explained(engine, "late"), "Ports")[0].startswith(f"port {port} is held by container first")
 
 
-def test_logs_of_several_containers_are_in_the_order_of_time(engine: Engine) -> None:
-    """The order is compared with the stamps, because a busy monitor may read a line late."""
+def test_log_lines_of_several_containers_are_sorted_by_time(engine: Engine) -> None:
+    """The order is compared with the timestamps, because a busy monitor may read a line late."""
     script = "for turn in 1 2 3 4; do echo $turn; sleep 0.2; done; echo problem >&2"
     for name in ("even", "odd"):
         engine.ok("run", "-d", "--name", name, "busybox", "sh", "-c", script)
@@ -96,7 +96,7 @@ def test_tree_shows_a_container_below_each_of_its_networks(fresh: Callable[..., 
     ]
 
 
-def test_wait_for_health_ends_when_the_check_succeeds(engine: Engine) -> None:
+def test_wait_with_option_healthy_returns_when_the_health_check_succeeds(engine: Engine) -> None:
     check = ("--health-cmd", "test -e /ready", "--health-interval", "200ms", "--health-retries", "1000")
     engine.ok("run", "-d", "--name", "slow", *check, "busybox", "sh", "-c", "sleep 1; : >/ready; sleep 600")
     assert engine.orlop("wait", "--healthy", "slow", check=0).out == "slow\n"
@@ -105,7 +105,7 @@ def test_wait_for_health_ends_when_the_check_succeeds(engine: Engine) -> None:
     assert (missing.code, missing.err.splitlines()[-1]) == (1, "Did you mean 'slow'?")
 
 
-def test_explain_lists_who_uses_a_volume_a_network_and_an_image(fresh: Callable[..., Engine]) -> None:
+def test_explain_lists_the_containers_that_use_a_volume_network_or_image(fresh: Callable[..., Engine]) -> None:
     engine = fresh({"shutdown-timeout": 3})
     engine.ok("network", "create", "back")
     script = "head -c 5000 /dev/zero >/v/x"

@@ -69,7 +69,7 @@ def compared(engine: Engine, index: int, words: Callable[[str], list[str]]) -> N
     assert seen[0] == seen[1], given
 
 
-def test_cp_out_of_a_container_equals_docker(engine: Engine, box: str, tmp_path: Path) -> None:
+def test_orlop_cp_out_of_a_container_has_the_same_result_as_docker_cp(engine: Engine, box: str, tmp_path: Path) -> None:
     cases = [(["-q"], *case) for case in OUT] + [(["-q", "-L"], *case) for case in FOLLOWED]
     for index, (flags, source, target) in enumerate(cases):
         for client in ("docker", "orlop"):
@@ -108,7 +108,7 @@ IN = [
 ]
 
 
-def test_cp_into_a_container_equals_docker(engine: Engine, box: str, tmp_path: Path) -> None:
+def test_orlop_cp_into_a_container_has_the_same_result_as_docker_cp(engine: Engine, box: str, tmp_path: Path) -> None:
     tree = tmp_path / "tree"
     (tree / "d").mkdir(parents=True)
     (tree / "f").write_text("two")
@@ -135,7 +135,7 @@ def test_cp_into_a_container_equals_docker(engine: Engine, box: str, tmp_path: P
     assert engine.ok("exec", box, "cat", "/w/followed") == "two"
 
 
-def test_cp_of_archives_keeps_owners(engine: Engine, box: str, tmp_path: Path) -> None:
+def test_cp_of_an_archive_keeps_the_owners_of_its_files(engine: Engine, box: str, tmp_path: Path) -> None:
     out = engine.orlop("cp", f"{box}:/data", "-", check=0)
     with tarfile.open(fileobj=io.BytesIO(out.stdout)) as tar:
         owners = {member.name: (member.uid, member.gid) for member in tar}
@@ -153,7 +153,7 @@ def test_cp_of_archives_keeps_owners(engine: Engine, box: str, tmp_path: Path) -
     assert (said.out, said.err) == ("", f"Successfully copied 2.05kB to {tmp_path}\n")
 
 
-def test_sparse_file_stays_sparse(engine: Engine, box: str, tmp_path: Path) -> None:
+def test_copy_of_a_sparse_file_stays_sparse(engine: Engine, box: str, tmp_path: Path) -> None:
     engine.ok("exec", box, "sh", "-c", "dd if=/dev/zero of=/holes bs=1 count=1 seek=1G 2>/dev/null; echo end >>/holes")
     engine.orlop("cp", f"{box}:/holes", str(tmp_path / "holes"), check=0)
     info = os.stat(tmp_path / "holes")
@@ -163,7 +163,9 @@ def test_sparse_file_stays_sparse(engine: Engine, box: str, tmp_path: Path) -> N
         assert file.read() == b"end\n"
 
 
-def test_export_diff_commit_and_history_print_their_results(engine: Engine, box: str, tmp_path: Path) -> None:
+def test_export_diff_commit_and_history_have_the_same_results_as_with_docker(
+    engine: Engine, box: str, tmp_path: Path
+) -> None:
     engine.orlop("export", "-o", str(tmp_path / "root.tar"), box, check=0)
     with tarfile.open(tmp_path / "root.tar") as tar:
         assert {"data/one", "bin/busybox"} <= set(tar.getnames())

@@ -1,4 +1,4 @@
-"""`manifest` of docker's client and of orlop with one registry: the same output, files and content at the registry."""
+"""The command `manifest` of docker and of orlop, with one registry: the same output, files and content at the registry."""
 
 from __future__ import annotations
 
@@ -123,7 +123,9 @@ def homes(tmp_path: Path) -> tuple[Path, Path]:
     return theirs, ours
 
 
-def test_both_clients_print_and_store_the_same(registry: Registry, homes: tuple[Path, Path]) -> None:
+def test_manifest_commands_of_orlop_print_and_store_the_same_as_those_of_docker(
+    registry: Registry, homes: tuple[Path, Path]
+) -> None:
     for words in lines(registry.host):
         expected = call(["docker"], homes[0], *words)
         assert call(ORLOP, homes[1], *words) == expected, words
@@ -131,7 +133,9 @@ def test_both_clients_print_and_store_the_same(registry: Registry, homes: tuple[
     assert f'"{ARM.manifest.digest}"' in call(ORLOP, homes[1], "inspect", "--insecure", f"{registry.host}/team/app:all")[1]
 
 
-def test_docker_pushes_a_list_that_orlop_has_made_and_the_reverse(registry: Registry, homes: tuple[Path, Path]) -> None:
+def test_docker_and_orlop_can_push_manifest_lists_that_the_other_has_made(
+    registry: Registry, homes: tuple[Path, Path]
+) -> None:
     host, digests = registry.host, []
     for tag, maker, pusher in (("x", ORLOP, ["docker"]), ("y", ["docker"], ORLOP)):
         target, source = f"{host}/mixed/app:{tag}", f"{host}/other/app:arm"
@@ -144,7 +148,7 @@ def test_docker_pushes_a_list_that_orlop_has_made_and_the_reverse(registry: Regi
         assert answer.read() == ARM.manifest.data  # the image was mounted and pushed, byte for byte
 
 
-def test_a_registry_without_tls_needs_the_flag(registry: Registry, homes: tuple[Path, Path]) -> None:
+def test_registry_without_tls_is_refused_without_the_flag_insecure(registry: Registry, homes: tuple[Path, Path]) -> None:
     """Without `--insecure`, the client accepts no registry without TLS, and its error names the flag."""
     name = f"{registry.host}/team/app:amd"
     theirs, ours = call(["docker"], homes[0], "inspect", name), call(ORLOP, homes[1], "inspect", name)
@@ -156,7 +160,7 @@ def test_a_registry_without_tls_needs_the_flag(registry: Registry, homes: tuple[
     )
 
 
-def test_lists_are_pushed_with_a_token(registry: Registry, homes: tuple[Path, Path], tmp_path: Path) -> None:
+def test_manifest_lists_are_pushed_with_a_token(registry: Registry, homes: tuple[Path, Path], tmp_path: Path) -> None:
     service_home = tmp_path / "service"
     service_home.mkdir()
     with with_tokens(service_home) as (private, service):
@@ -179,7 +183,7 @@ def test_lists_are_pushed_with_a_token(registry: Registry, homes: tuple[Path, Pa
         ]
 
 
-def test_a_certificate_is_verified_unless_insecure(homes: tuple[Path, Path], tmp_path: Path) -> None:
+def test_certificate_of_a_registry_is_verified_unless_insecure_is_given(homes: tuple[Path, Path], tmp_path: Path) -> None:
     certificate(tmp_path)
     tls = f"  tls:\n    certificate: {tmp_path}/server.pem\n    key: {tmp_path}/server.key\n"
     with running(extra=tls) as registry:

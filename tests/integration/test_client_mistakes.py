@@ -1,5 +1,5 @@
 """Mistakes that users make, with docker's client and with orlop on one orlopd. The message of orlop contains docker's
-sentence. If orlop words the message differently, the message matches the table instead. The exit codes are the same."""
+message, or matches the pattern that the table gives for orlop. The exit codes are the same."""
 
 from __future__ import annotations
 
@@ -167,12 +167,12 @@ def filled(text: str, values: dict[str, str], escape: bool = False) -> str:
     return re.sub(r"\b(HOME|IMAGE|PORT|HELD|PID)\b", lambda found: (re.escape if escape else str)(values[found[0]]), text)
 
 
-def test_at_least_forty_mistakes_are_compared() -> None:
+def test_table_contains_at_least_forty_different_mistakes() -> None:
     assert len(MISTAKES) >= 40 and len({line for line, _ in MISTAKES}) == len(MISTAKES)
 
 
 @pytest.mark.parametrize(("line", "more"), MISTAKES, ids=[line for line, _ in MISTAKES])
-def test_message_is_as_helpful_as_that_of_docker(
+def test_error_message_of_orlop_is_as_helpful_as_that_of_docker(
     engine: Engine, values: dict[str, str], line: str, more: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("DOCKER_BUILDKIT", "0")  # otherwise both clients run the same plugin for builds

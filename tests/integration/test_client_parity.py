@@ -96,7 +96,7 @@ def plain(text: str) -> str:
 
 @pytest.fixture(scope="module")
 def engine() -> Iterator[Engine]:
-    """Without objects of other tests: the clients show some images differently, and lines that prune remove them."""
+    """A daemon without objects of other tests: the clients show some images differently, and prune commands remove some."""
     made = Engine()
     made.start()
     made.load()
@@ -163,7 +163,7 @@ def explained(line: list[str], ours: Result) -> Difference | None:
     return next((one for one in DIFFERENCES if re.fullmatch(one.lines, command) and re.search(one.ours, text)), None)
 
 
-def test_both_clients_print_the_same(results: list[tuple[list[str], Result, Result]]) -> None:
+def test_orlop_prints_the_same_as_docker(results: list[tuple[list[str], Result, Result]]) -> None:
     version = subprocess.run(["docker", "--version"], capture_output=True, text=True, check=True).stdout
     if VERSION not in version:
         pytest.skip(f"the differences are those to docker {VERSION}x, installed is {version.strip()}")

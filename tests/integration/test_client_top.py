@@ -32,7 +32,7 @@ def is_number(text: str) -> bool:
     return text.replace(".", "", 1).isdecimal()
 
 
-def test_keys_act_on_real_objects(fresh: Callable[..., Engine], terminal: Tmux) -> None:
+def test_keys_of_orlop_top_show_change_and_remove_real_objects(fresh: Callable[..., Engine], terminal: Tmux) -> None:
     engine = fresh({"live-restore": True})
     engine.ok("volume", "create", "kept")
     engine.ok("run", "-d", "--name", "box", "-m", "32m", "busybox", "sh", "-c", "echo from the log; sleep 1000")
@@ -78,7 +78,7 @@ def test_keys_act_on_real_objects(fresh: Callable[..., Engine], terminal: Tmux) 
     assert terminal.is_cooked()
 
 
-def test_shell_that_an_image_lacks_is_reported(engine: Engine, terminal: Tmux) -> None:
+def test_orlop_top_reports_that_an_image_has_no_shell(engine: Engine, terminal: Tmux) -> None:
     engine.ok("run", "-d", "--name", "bare", "busybox", "sleep", "1000")
     engine.ok("exec", "bare", "rm", "/bin/sh")
     show(terminal, engine)

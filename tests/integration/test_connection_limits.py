@@ -89,7 +89,7 @@ def works(engine: Engine) -> None:
 
 
 @pytest.mark.parametrize("says", [IDLE, SLOW_HEAD])
-def test_idle_connections_are_closed_in_favour_of_new_ones(guarded: tuple[Engine, str], says: bytes) -> None:
+def test_daemon_closes_old_idle_connections_to_accept_new_connections(guarded: tuple[Engine, str], says: bytes) -> None:
     """When a client has too many connections, the daemon closes its oldest waiting connection for a new one."""
     engine, path = guarded
     with ExitStack() as stack:
@@ -101,7 +101,7 @@ def test_idle_connections_are_closed_in_favour_of_new_ones(guarded: tuple[Engine
     assert engine.log().count("\n") < 20, engine.log()
 
 
-def test_streams_of_a_guarded_socket_do_not_block_the_administrator(guarded: tuple[Engine, str]) -> None:
+def test_open_streams_of_a_restricted_socket_do_not_block_the_administrator(guarded: tuple[Engine, str]) -> None:
     engine, path = guarded
     with ExitStack() as stack:
         held = crowd(stack, path, 600, EVENTS)
@@ -185,7 +185,7 @@ def cpu_seconds(pid: int) -> float:
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
-def test_stop_of_the_daemon_does_not_wait_for_many_streams(fresh: Callable[..., Engine]) -> None:
+def test_stop_of_the_daemon_does_not_wait_for_open_streams(fresh: Callable[..., Engine]) -> None:
     """The clients have many streams of each kind, and never read some of them."""
     engine = fresh({"shutdown-timeout": 2})
     engine.ok("run", "-d", "--name", "talker", "-i", "busybox", "sh", "-c", "while :; do echo talk talk; sleep 0.05; done")

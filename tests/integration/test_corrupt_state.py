@@ -112,8 +112,8 @@ def test_invalid_rows_are_quarantined(live: Engine) -> None:
     assert live.inspect("good")["State"]["Pid"] == pid
 
 
-def test_quarantined_row_is_restored_when_it_can_be_read_again(live: Engine) -> None:
-    """An upgrade after a downgrade leaves a row of this kind."""
+def test_daemon_restores_a_quarantined_row_that_has_become_readable(live: Engine) -> None:
+    """An upgrade after a downgrade leads to such a row."""
     bad = live.ok("create", "--name", "bad", *SLEEP)
     live.stop()
     record = row(live, "containers", bad)
@@ -218,7 +218,7 @@ def foreign_log(live: Engine) -> None:
     shutil.copy(other / "orlop.db-wal", f"{database(live)}-wal")
 
 
-def test_daemon_starts_with_a_destroyed_database_and_reads_a_restored_one(live: Engine) -> None:
+def test_daemon_starts_with_a_destroyed_database_and_later_reads_the_restored_file(live: Engine) -> None:
     """The daemon starts with any damage. After the original file is restored, all objects exist again."""
     live.ok("run", "--name", "cc", "-v", "data:/data", BUSYBOX, "sh", "-c", "echo kept > /file; echo kept > /data/file")
     live.stop()
@@ -241,7 +241,7 @@ def test_daemon_starts_with_a_destroyed_database_and_reads_a_restored_one(live: 
     assert live.ok("run", "--rm", "--volumes-from", "cc", BUSYBOX, "cat", "/data/file") == "kept"
 
 
-def test_damaged_run_records_are_written_again(live: Engine) -> None:
+def test_damaged_records_of_a_running_container_are_restored_from_its_monitor(live: Engine) -> None:
     """The monitor supplies the data that the damaged files no longer contain."""
     live.ok("run", "-d", "--name", "cc", *SLEEP)
     pid = live.inspect("cc")["State"]["Pid"]

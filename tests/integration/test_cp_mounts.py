@@ -48,7 +48,7 @@ def bring(engine, name, state):
 
 
 @pytest.mark.parametrize("state", STATES)
-def test_cp_reads_mount_points_that_the_image_lacks(engine, name, volume, tmp_path, state):
+def test_cp_can_read_mounts_at_paths_that_the_image_lacks(engine, name, volume, tmp_path, state):
     (tmp_path / "file").write_bytes(b"bound\n")
     (tmp_path / "dir").mkdir()
     (tmp_path / "dir/inner").write_bytes(b"nested\n")
@@ -69,7 +69,7 @@ def test_cp_reads_mount_points_that_the_image_lacks(engine, name, volume, tmp_pa
     engine.ok("rm", "-f", name)
 
 
-def test_reading_changes_neither_container_nor_volume(engine, name, volume, tmp_path):
+def test_cp_out_of_a_container_changes_neither_the_container_nor_its_volume(engine, name, volume, tmp_path):
     create(engine, name, "-v", f"{volume}:/backup", "-v", f"{tmp_path}:/backup/sub/inner")
     (tmp_path / "f").write_bytes(b"x")
     assert content(engine, f"{name}:/backup/sub/inner") == {"inner/f": b"x"}
@@ -106,7 +106,7 @@ def test_cp_into_a_read_only_volume_is_refused(engine, name, volume, tmp_path, s
     engine.ok("rm", "-f", name)
 
 
-def test_cp_does_not_see_a_tmpfs(engine, name):
+def test_cp_does_not_copy_the_files_of_a_tmpfs(engine, name):
     """As in dockerd, files that are copied to the path of the tmpfs are stored in the root file system below the tmpfs."""
     create(engine, name, "--tmpfs", "/t")
     assert content(engine, f"{name}:/t") == {}
@@ -116,7 +116,7 @@ def test_cp_does_not_see_a_tmpfs(engine, name):
     engine.ok("rm", "-f", name)
 
 
-def test_subpath_that_leads_out_of_the_volume_shows_nothing(engine, name, volume):
+def test_cp_finds_no_files_in_a_subpath_that_leads_out_of_the_volume(engine, name, volume):
     mount = f"type=volume,src={volume},dst=/m,volume-subpath=later"
     create(engine, name, "--mount", mount)
     link = ("run", "--rm", "--network", "none", "-v", f"{volume}:/v", BUSYBOX, "ln", "-s", "/", "/v/later")

@@ -105,7 +105,7 @@ def daemon(tmp_path: Path) -> Iterator[Orlopd]:
     assert mounts_below(tmp_path) == []
 
 
-def test_modules_of_operations_are_imported_after_the_first_answer(daemon: Orlopd) -> None:
+def test_daemon_imports_the_modules_of_most_operations_after_its_first_answer(daemon: Orlopd) -> None:
     command = daemon.command()
     daemon.command = lambda *flags: [command[0], "-X", "importtime", *command[1:], *flags]  # type: ignore[method-assign]
     daemon.start()
@@ -179,7 +179,7 @@ def test_login_to_an_unreachable_registry_fails(daemon: Orlopd) -> None:
     assert b'"p"' not in body
 
 
-def test_a_reload_applies_or_changes_nothing(daemon: Orlopd) -> None:
+def test_reload_applies_a_valid_configuration_and_ignores_an_invalid_one(daemon: Orlopd) -> None:
     daemon.start()
     assert daemon.process
     daemon.config.write_text('{"labels": ["ship=second"], "mtu": 1400, "debug": true}')
@@ -198,7 +198,7 @@ def test_a_reload_applies_or_changes_nothing(daemon: Orlopd) -> None:
     assert event["Actor"]["Attributes"]["name"] == socket.gethostname()
 
 
-def test_events_survive_a_restart(daemon: Orlopd) -> None:
+def test_stored_events_survive_a_restart_of_the_daemon(daemon: Orlopd) -> None:
     daemon.start()
     assert daemon.process
     daemon.process.send_signal(signal.SIGHUP)
@@ -212,7 +212,7 @@ def test_events_survive_a_restart(daemon: Orlopd) -> None:
     assert after == before
 
 
-def test_open_stream_of_events_does_not_delay_a_stop(daemon: Orlopd) -> None:
+def test_open_event_stream_does_not_delay_the_stop_of_the_daemon(daemon: Orlopd) -> None:
     daemon.start()
     connection = UnixConnection(daemon.socket)
     connection.request("GET", "/events")
@@ -280,7 +280,7 @@ def test_wrong_log_driver_or_option_is_reported_in_one_line(daemon: Orlopd) -> N
     assert mounts_below(daemon.home) == []
 
 
-def test_sigusr1_writes_the_tasks_to_a_file(daemon: Orlopd) -> None:
+def test_daemon_writes_a_list_of_its_tasks_to_a_file_on_sigusr1(daemon: Orlopd) -> None:
     daemon.start()
     assert daemon.process
     daemon.process.send_signal(signal.SIGUSR1)
@@ -289,7 +289,7 @@ def test_sigusr1_writes_the_tasks_to_a_file(daemon: Orlopd) -> None:
 
 
 class LockedRegistry(http.server.BaseHTTPRequestHandler):
-    """`GET /v2/`, for anna:secret only."""
+    """Answers `GET /v2/`, but only for the user anna with the password secret."""
 
     def do_GET(self) -> None:
         allowed = self.headers.get("Authorization") == "Basic " + base64.b64encode(b"anna:secret").decode()
@@ -315,7 +315,7 @@ def test_blocked_event_loop_is_logged_if_configured(daemon: Orlopd, monkeypatch:
     assert "warn  event loop blocked for " in "".join(daemon.lines)
 
 
-def test_login_checks_the_password_at_the_registry(daemon: Orlopd) -> None:
+def test_login_sends_the_password_to_the_registry_for_verification(daemon: Orlopd) -> None:
     daemon.start()
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), LockedRegistry) as registry:
         threading.Thread(target=registry.serve_forever, daemon=True).start()

@@ -12,7 +12,7 @@ pytestmark = pytest.mark.root
 RUNTIME = "{{.HostConfig.Runtime}}"
 
 
-def test_containers_keep_the_runtime_that_auto_chose(fresh: Callable[..., Engine]) -> None:
+def test_containers_keep_the_runtime_that_the_setting_auto_has_chosen(fresh: Callable[..., Engine]) -> None:
     engine = fresh({"default-runtime": "auto"})
     assert engine.ok("info", "--format", "{{.DefaultRuntime}}") == "crun"
     engine.ok("run", "-d", "--name", "fast", "busybox", "sleep", "600")

@@ -115,7 +115,7 @@ def test_full_disk_does_not_stop_containers(disk: Disk, fresh: Callable[..., Eng
 
 
 def test_daemon_starts_on_a_full_disk(disk: Disk, fresh: Callable[..., Engine]) -> None:
-    """The daemon has no reserve, and a row that it cannot quarantine for lack of space."""
+    """The daemon has no reserved space, and cannot quarantine an invalid row for lack of space."""
     engine = fresh(config={**CONFIG, "live-restore": True}, data_root=disk.data)
     engine.ok("run", "-d", "--network", "none", "--name", "good", BUSYBOX, "sleep", "1000")
     bad = engine.ok("create", "--network", "none", "--name", "bad", BUSYBOX, "true")

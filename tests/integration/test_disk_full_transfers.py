@@ -94,7 +94,7 @@ def test_push_without_space_for_compressed_layers_fails_and_leaves_nothing(disk:
     run(disk, check)
 
 
-def test_push_that_cannot_be_recorded_fails_and_can_be_repeated(disk: Disk) -> None:
+def test_push_whose_result_cannot_be_stored_fails_and_can_be_repeated(disk: Disk) -> None:
     """The layers of the push are compressed already. The manifest, or the row with the digest, cannot be stored."""
 
     async def check(images: ImagesFixture, registry: Receiving) -> None:
@@ -172,7 +172,9 @@ def test_adoption_on_a_full_disk_changes_nothing_in_the_docker_root(disk: Disk, 
 
 
 @pytest.mark.parametrize("for_good", [False, True], ids=["in place", "moved"])
-def test_give_back_on_a_full_disk_can_be_repeated(disk: Disk, root: Path, adopter: Engine, for_good: bool) -> None:
+def test_give_back_command_that_fails_on_a_full_disk_can_be_repeated(
+    disk: Disk, root: Path, adopter: Engine, for_good: bool
+) -> None:
     """A give-back frees space, so it usually succeeds. After a failure, nothing is lost."""
     docker = disk.path / "docker"
     if for_good and not (root / "image/overlay2/layerdb").is_dir():
@@ -195,7 +197,9 @@ def test_give_back_on_a_full_disk_can_be_repeated(disk: Disk, root: Path, adopte
         adopter.stop()
 
 
-def test_save_of_a_layer_without_a_blob_fails_cleanly_on_a_full_disk(disk: Disk, root: Path, adopter: Engine) -> None:
+def test_save_of_a_layer_without_a_blob_fails_on_a_full_disk_and_leaves_nothing(
+    disk: Disk, root: Path, adopter: Engine
+) -> None:
     """For a layer that is stored only unpacked, the first save makes the blob."""
     docker = disk.path / "docker"
     if not (root / "image/overlay2/layerdb").is_dir():

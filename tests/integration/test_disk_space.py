@@ -32,7 +32,7 @@ def noise(size: int, seed: int = 0) -> bytes:
 
 
 def app(size: int) -> Image:
-    """Made before the event loop runs, because it takes long."""
+    """An image with a layer of this size. Tests make it before the event loop runs, because this takes long."""
     return image([layer({"noise": noise(size)})])
 
 
@@ -77,7 +77,7 @@ async def error_of_load(images: ImagesFixture, data: bytes) -> str:
     return str(records[-1].get("error", ""))
 
 
-def test_a_pull_that_does_not_fit_downloads_no_layer(disk: Path) -> None:
+def test_pull_of_an_image_that_does_not_fit_on_the_disk_downloads_no_layer(disk: Path) -> None:
     large = app(8 * MB)
 
     async def test(images: ImagesFixture, registry: Hostile) -> None:
@@ -98,7 +98,7 @@ def test_a_pull_that_does_not_fit_downloads_no_layer(disk: Path) -> None:
     run(disk, test)
 
 
-def test_a_pull_that_fits_is_not_refused(disk: Path) -> None:
+def test_pull_of_an_image_that_fits_on_the_disk_is_not_refused(disk: Path) -> None:
     small = app(6 * MB)
 
     async def test(images: ImagesFixture, registry: Hostile) -> None:
@@ -109,7 +109,7 @@ def test_a_pull_that_fits_is_not_refused(disk: Path) -> None:
     run(disk, test)
 
 
-def test_an_interrupted_download_is_counted_once(disk: Path) -> None:
+def test_resumed_download_needs_space_only_for_the_missing_part(disk: Path) -> None:
     small = app(6 * MB)
 
     async def test(images: ImagesFixture, registry: Hostile) -> None:
@@ -123,7 +123,7 @@ def test_an_interrupted_download_is_counted_once(disk: Path) -> None:
     run(disk, test)
 
 
-def test_a_layer_that_grows_is_not_unpacked(disk: Path) -> None:
+def test_layer_whose_unpacked_size_does_not_fit_on_the_disk_is_not_unpacked(disk: Path) -> None:
     """30 MB of zeros are 30 kB in the registry, so the unpacked size is known only after the download."""
     grows = image([layer({"zeros": bytes(30 * MB)})])
 
@@ -136,7 +136,7 @@ def test_a_layer_that_grows_is_not_unpacked(disk: Path) -> None:
     run(disk, test)
 
 
-def test_an_archive_that_does_not_fit_is_not_read_to_its_end(disk: Path) -> None:
+def test_load_of_an_archive_that_does_not_fit_on_the_disk_fails_before_its_end_is_read(disk: Path) -> None:
     archive = docker_archive({"app:v1": app(30 * MB)})
 
     async def test(images: ImagesFixture, registry: Hostile) -> None:
@@ -149,7 +149,9 @@ def test_an_archive_that_does_not_fit_is_not_read_to_its_end(disk: Path) -> None
 
 
 @pytest.mark.parametrize("kind", [docker_archive, oci_archive])
-def test_an_image_in_an_archive_does_not_fit(disk: Path, kind: Callable[[dict[str, Image]], bytes]) -> None:
+def test_load_of_an_archive_fails_if_its_unpacked_image_does_not_fit_on_the_disk(
+    disk: Path, kind: Callable[[dict[str, Image]], bytes]
+) -> None:
     """The load fails before a layer of the image is unpacked."""
     large, small = kind({"app:v1": app(9 * MB)}), kind({"app:v1": app(6 * MB)})
 
@@ -162,7 +164,7 @@ def test_an_image_in_an_archive_does_not_fit(disk: Path, kind: Callable[[dict[st
     run(disk, test)
 
 
-def test_the_reserve_of_large_disks_is_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_reserved_space_of_a_large_disk_is_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def disk_of(size: int, available: int) -> None:
         found = os.statvfs_result((4096, 4096, size // 4096, 0, available // 4096, 0, 0, 0, 0, 255))
         monkeypatch.setattr(os, "statvfs", lambda path: found)
@@ -175,7 +177,7 @@ def test_the_reserve_of_large_disks_is_bounded(tmp_path: Path, monkeypatch: pyte
     DiskSpace("/x").check("do it")
 
 
-def test_least_unpacked_size_comes_from_the_gzip_trailer_or_the_length(tmp_path: Path) -> None:
+def test_minimum_unpacked_size_is_taken_from_the_gzip_trailer_or_the_blob_length(tmp_path: Path) -> None:
     """The minimum of a layer's unpacked size, computed before the layer is unpacked."""
 
     def least(data: bytes) -> int:

@@ -107,7 +107,7 @@ def test_sum_of_disk_usage_equals_the_used_space_of_the_disk(disk: Path, fresh: 
     assert total(df(engine)) == 0 and used(disk) < MB
 
 
-def test_older_clients_get_the_figures_of_graph_drivers(disk: Path, fresh: Callable[..., Engine]) -> None:
+def test_clients_of_older_api_versions_get_sizes_without_compressed_blobs(disk: Path, fresh: Callable[..., Engine]) -> None:
     engine = fresh(config={"bridge": "none"}, data_root=disk / "data")
     engine.ok("rmi", BUSYBOX)
     engine.docker("load", "-q", stdin=docker_archive({"one:1": ONE, "two:1": TWO}), check=0)

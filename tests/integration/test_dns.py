@@ -60,14 +60,14 @@ def test_containers_of_a_network_resolve_each_others_names(engine, net):
     assert not lookup(engine, "one", "two") and lookup(engine, "one", "service") == [three]
 
 
-def test_a_container_may_run_a_name_server_of_its_own(engine, net):
+def test_container_can_run_its_own_name_server(engine, net):
     sleeper(engine, "client", "--network", net)
     bind = "import socket as s; [s.socket(s.AF_INET, k).bind(('0.0.0.0', 53)) for k in (s.SOCK_STREAM, s.SOCK_DGRAM)]"
     pid = str(engine.inspect("client")["State"]["Pid"])
     engine.run(["nsenter", "-t", pid, "-n", sys.executable, "-c", bind], check=0)
 
 
-def test_names_change_immediately_on_connect_and_disconnect(engine, net):
+def test_names_on_a_network_change_immediately_after_connect_and_disconnect(engine, net):
     sleeper(engine, "walker")
     sleeper(engine, "home", "--network", net)
     assert "127.0.0.11" not in engine.ok("exec", "walker", "cat", "/etc/resolv.conf")
@@ -81,7 +81,7 @@ def test_names_change_immediately_on_connect_and_disconnect(engine, net):
     assert there not in engine.ok("exec", "walker", "cat", "/etc/hosts")
 
 
-def test_links_give_names_to_containers(engine, net):
+def test_linked_container_is_found_by_the_name_that_the_link_gives(engine, net):
     sleeper(engine, "store", "--network", net)
     sleeper(engine, "user", "--network", net, "--link", "store:db")
     assert lookup(engine, "user", "db") == [address(engine, "store", net)]
@@ -158,7 +158,7 @@ class Upstream:
         self.udp.close()
 
 
-def test_other_names_are_forwarded_to_the_hosts_servers(engine, net):
+def test_queries_for_outside_names_are_forwarded_to_outside_name_servers(engine, net):
     gateway = json.loads(engine.ok("network", "inspect", net))[0]["IPAM"]["Config"][0]["Gateway"]
     server = Upstream(gateway)
     try:
@@ -178,7 +178,7 @@ def test_other_names_are_forwarded_to_the_hosts_servers(engine, net):
         server.close()
 
 
-def test_names_resolve_while_no_daemon_runs_and_with_the_next(fresh):
+def test_names_resolve_while_no_daemon_runs_and_after_its_next_start(fresh):
     engine = fresh({"live-restore": True})
     engine.ok("network", "create", "lasting")
     script = "while :; do nslookup -type=a other >/dev/null 2>&1 && echo yes || echo no; sleep 0.1; done"
@@ -218,8 +218,9 @@ while True:
 
 
 def test_names_resolve_correctly_while_daemons_restart(fresh):
-    """A start of the daemon replaces the names table of a network only when the new table is complete. With an incomplete
-    one, name servers would forward missing names to outside servers, and the containers would get "no such host"."""
+    """A start of the daemon replaces the names table of a network only when the new table is complete. With
+    an incomplete table, name servers would forward missing names to outside servers, and the containers would get "no such
+    host"."""
     engine = fresh({"live-restore": True, "shutdown-timeout": 3})
     engine.ok("network", "create", "net")
     peers = [f"peer{number}" for number in range(12)]

@@ -55,7 +55,7 @@ def left(engine: Engine) -> dict[str, Any]:
     }
 
 
-def test_spec_equals_the_config_of_the_real_container(engine: Engine) -> None:
+def test_dry_run_shows_the_runtime_spec_that_the_real_container_gets(engine: Engine) -> None:
     engine.ok("volume", "create", "kept")
     before = left(engine)
     flags = ("--name", "real", *FLAGS, "busybox", "sleep", "600")
@@ -70,7 +70,7 @@ def test_spec_equals_the_config_of_the_real_container(engine: Engine) -> None:
     engine.ok("volume", "rm", "kept")
 
 
-def test_spec_of_a_container_on_the_host_network_equals_the_real_one(engine: Engine) -> None:
+def test_dry_run_shows_the_real_runtime_spec_of_a_container_on_the_host_network(engine: Engine) -> None:
     flags = ("--network", "host", "--privileged", "--pid", "host", "busybox", "sleep", "600")
     plan = planned(engine, "--name", "hosted", *flags)
     engine.ok("run", "-d", "--name", "hosted", *flags)
@@ -90,7 +90,7 @@ def test_dry_run_creates_no_volume_and_no_directory(engine: Engine, tmp_path: Pa
     assert set(plan["Placeholders"]) >= {"<source of volume new>", "<anonymous volume 1>", "<name of the container>"}
 
 
-def test_all_problems_are_reported_at_once(engine: Engine) -> None:
+def test_dry_run_reports_all_problems_at_once(engine: Engine) -> None:
     engine.ok("create", "--name", "taken", "busybox", "true")
     with socket.create_server(("0.0.0.0", 0)) as server:
         port = server.getsockname()[1]
@@ -104,7 +104,7 @@ def test_all_problems_are_reported_at_once(engine: Engine) -> None:
     assert 'name "/taken" is already in use' in shown.out
 
 
-def test_port_is_free_after_the_dry_run(engine: Engine) -> None:
+def test_published_port_is_free_after_a_dry_run(engine: Engine) -> None:
     with socket.create_server(("0.0.0.0", 0)) as server:
         port = server.getsockname()[1]
     (first, *_) = planned(engine, "-p", f"{port}:80", "busybox", "true")["Ports"]
@@ -115,7 +115,7 @@ def test_port_is_free_after_the_dry_run(engine: Engine) -> None:
     assert "port is already allocated" in again["Problems"][0]
 
 
-def test_missing_image_is_not_pulled(engine: Engine) -> None:
+def test_dry_run_does_not_pull_a_missing_image(engine: Engine) -> None:
     before = left(engine)
     plan = planned(engine, "absent.invalid/image:1", command="create")
     assert plan["Image"] == {"Reference": "absent.invalid/image:1", "Id": "", "Pull": True}
@@ -125,12 +125,12 @@ def test_missing_image_is_not_pulled(engine: Engine) -> None:
     assert refused["Problems"] == ["No such image: absent.invalid/image:1"]
 
 
-def test_invalid_request_gets_the_error_of_a_create(engine: Engine) -> None:
+def test_dry_run_of_an_invalid_request_has_the_same_error_as_a_create(engine: Engine) -> None:
     body = {"Image": "busybox", "Cmd": ["true"], "HostConfig": {"PidMode": "container:absent"}}
     assert engine.api("POST", "/orlop/containers/plan", body) == engine.api("POST", "/containers/create", body)
 
 
-def test_text_names_the_parts_of_the_container(engine: Engine) -> None:
+def test_text_output_of_a_dry_run_shows_command_user_limits_and_problems(engine: Engine) -> None:
     shown = engine.orlop("run", "--dry-run", "-u", "5:6", "-m", "64m", "-p", "0:80", "busybox", "echo", "two words", check=0)
     lines = shown.out.splitlines()
     assert "  echo 'two words'" in lines

@@ -13,7 +13,7 @@ pytestmark = pytest.mark.root
 ROUNDS = 10
 
 
-def test_no_volume_is_left_when_run_rm_returns_and_no_file_soon_after(engine):
+def test_run_with_rm_removes_volumes_before_it_returns_and_files_soon_after(engine):
     for _ in range(ROUNDS):
         name = engine.ok("volume", "create")
         before = engine.ok("volume", "ls", "-q").split()
@@ -23,7 +23,7 @@ def test_no_volume_is_left_when_run_rm_returns_and_no_file_soon_after(engine):
     until(lambda: os.listdir(engine.data_root / "containers") == [], "no directories of containers")
 
 
-def test_all_files_are_removed_when_rm_returns(engine, name):
+def test_docker_rm_removes_all_files_of_the_container_before_it_returns(engine, name):
     for _ in range(ROUNDS):
         snapshots = set(os.listdir(engine.data_root / "overlay2"))
         engine.ok("run", "--name", name, BUSYBOX, "true")
@@ -32,7 +32,7 @@ def test_all_files_are_removed_when_rm_returns(engine, name):
         assert set(os.listdir(engine.data_root / "overlay2")) == snapshots
 
 
-def test_name_network_and_volume_are_free_at_the_destroy_event(engine, name):
+def test_name_network_and_volume_can_be_reused_after_the_destroy_event(engine, name):
     """A client can recreate a container on its `destroy` event, with the same name, network and volume."""
     for _ in range(ROUNDS):
         engine.ok("network", "create", name)
@@ -65,7 +65,7 @@ WEBSOCKET = "Upgrade: websocket\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Ke
 @pytest.mark.parametrize(
     ("method", "route", "upgrade"), [("POST", "attach", "Upgrade: tcp\r\n"), ("GET", "attach/ws", WEBSOCKET)]
 )
-def test_inspect_and_network_show_the_exit_when_a_stream_has_ended(engine, name, method, route, upgrade):
+def test_exit_is_recorded_and_network_is_unused_when_an_attached_stream_ends(engine, name, method, route, upgrade):
     for _ in range(ROUNDS):
         engine.ok("network", "create", name)
         made = engine.ok("create", "--network", name, BUSYBOX, "sh", "-c", "echo over; exit 7")
@@ -86,7 +86,7 @@ def test_inspect_and_network_show_the_exit_when_a_stream_has_ended(engine, name,
         engine.ok("rm", made)
 
 
-def test_inspect_shows_the_exit_when_followed_logs_have_ended(engine, name):
+def test_inspect_shows_the_exit_code_as_soon_as_docker_logs_follow_returns(engine, name):
     for _ in range(ROUNDS):
         engine.ok("run", "-d", "--name", name, BUSYBOX, "sh", "-c", "sleep 0.1; exit 7")
         engine.ok("logs", "-f", name)

@@ -62,7 +62,7 @@ def test_rm_force_emits_kill_die_and_destroy(engine: Engine, name: str) -> None:
     assert happened(engine, name)[-4:] == ["container kill", "network disconnect", "container die", "container destroy"]
 
 
-def test_events_have_attributes_of_their_object(engine: Engine, name: str) -> None:
+def test_container_events_have_the_attributes_of_the_container(engine: Engine, name: str) -> None:
     container = engine.ok("run", "-d", "--name", name, "-l", "role=test", "busybox", "sleep", "600")
     engine.ok("exec", name, "true")
     engine.ok("rename", name, f"{name}-new")
@@ -85,7 +85,7 @@ def test_events_have_attributes_of_their_object(engine: Engine, name: str) -> No
     assert found["die"]["Actor"]["Attributes"]["execDuration"].isdigit()
 
 
-def test_events_are_streamed_with_filters_and_format(engine: Engine, name: str) -> None:
+def test_docker_events_applies_filters_and_format_to_the_stream(engine: Engine, name: str) -> None:
     name, other = f"live-{name}", f"other-{name}"  # cannot be a prefix of an ID
     filters = [f"--filter={one}" for one in (f"container={name}", "type=container", "event=start", "event=die")]
     watching = engine.background("events", "--since", "0", *filters, "--format", "{{.Action}} {{.Actor.Attributes.name}}")
@@ -104,7 +104,7 @@ def test_since_and_until_select_past_events(engine: Engine, name: str) -> None:
     assert [json.loads(line)["Action"] for line in out.splitlines()] == ["start"]
 
 
-def test_images_and_networks_have_events(engine: Engine, name: str) -> None:
+def test_changes_of_images_and_networks_emit_events(engine: Engine, name: str) -> None:
     engine.ok("tag", "busybox", f"{name}:x")
     engine.ok("rmi", f"{name}:x")
     engine.ok("network", "create", f"n-{name}")

@@ -36,7 +36,7 @@ def test_exec_passes_ten_megabytes_unchanged(engine: Engine, box: str) -> None:
     assert hashlib.sha256(result.stdout).digest() == hashlib.sha256(data).digest()
 
 
-def test_exec_takes_or_overrides_user_environment_and_directory(engine: Engine, box: str) -> None:
+def test_exec_has_the_settings_of_its_container_unless_flags_override_them(engine: Engine, box: str) -> None:
     assert engine.ok("exec", box, "sh", "-c", "echo $FROM; pwd; id -u") == "container\n/tmp\n0"
     flags = ["-u", "nobody", "-e", "FROM=exec", "-e", "B=2", "-w", "/etc"]
     assert engine.ok("exec", *flags, box, "sh", "-c", "echo $FROM $B; pwd; id -u") == "exec 2\n/etc\n65534"
@@ -49,7 +49,7 @@ def test_exec_has_the_containers_capabilities_unless_privileged(engine: Engine, 
     assert int(engine.ok("exec", "-u", "nobody", box, *script), 16) == 0
 
 
-def test_missing_command_exits_with_127_and_dockers_message(engine: Engine, box: str) -> None:
+def test_exec_of_a_missing_command_exits_with_127_and_the_message_of_docker(engine: Engine, box: str) -> None:
     result = engine.docker("exec", box, "no-such-command")
     assert result.code == 127
     assert result.out.startswith("OCI runtime exec failed: exec failed: unable to start container process: ")
@@ -59,13 +59,13 @@ def test_missing_command_exits_with_127_and_dockers_message(engine: Engine, box:
     assert b"executable file not found in $PATH\r" in terminal.output
 
 
-def test_command_that_is_a_directory_exits_with_126(engine: Engine, box: str) -> None:
+def test_exec_of_a_directory_exits_with_126(engine: Engine, box: str) -> None:
     result = engine.docker("exec", box, "/etc")
     assert result.code == 126
     assert 'exec: "/etc": is a directory' in result.out
 
 
-def test_missing_working_directory_is_reported(engine: Engine, box: str) -> None:
+def test_exec_reports_a_missing_working_directory(engine: Engine, box: str) -> None:
     result = engine.docker("exec", "-w", "/no/where", box, "true")
     assert result.code in (126, 127)
     assert 'chdir to cwd ("/no/where") set in config.json failed: no such file or directory' in result.out

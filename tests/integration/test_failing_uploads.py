@@ -57,7 +57,9 @@ def small(tmp_path):
 @pytest.mark.parametrize("chunked", [False, True])
 @pytest.mark.parametrize("running", [False, True])
 @pytest.mark.parametrize(("option", "path", "body", "query", "status", "message"), FAILURES)
-def test_failures_have_dockers_words(engine, name, small, option, path, body, query, status, message, running, chunked):
+def test_failed_uploads_have_the_error_messages_of_dockerd(
+    engine, name, small, option, path, body, query, status, message, running, chunked
+):
     options = [option.replace("/v:ro", f"{name}:/v:ro").replace("SMALL", small)] if option else []
     engine.ok("create", "--name", name, *options, BUSYBOX, "sh", "-c", "sleep 1000")
     if running:
@@ -86,7 +88,7 @@ def _put(engine, path, body):
         connection.close()
 
 
-def test_the_answer_does_not_wait_for_the_rest_of_the_body(engine, name):
+def test_daemon_sends_the_error_before_the_client_has_sent_the_whole_body(engine, name):
     engine.ok("create", "--name", name, BUSYBOX, "true")
     body = tar("f", 200_000)
     with socket.socket(socket.AF_UNIX) as client:
@@ -100,8 +102,8 @@ def test_the_answer_does_not_wait_for_the_rest_of_the_body(engine, name):
     engine.ok("rm", name)
 
 
-def test_client_prints_the_error_of_the_daemon(engine, name, tmp_path):
-    """`docker cp`, many concurrently: each gets its own error, and the daemon keeps working."""
+def test_docker_cp_prints_the_error_of_the_daemon(engine, name, tmp_path):
+    """Many `docker cp` commands run concurrently. Each prints its own error, and the daemon keeps working."""
     (tmp_path / "big").write_bytes(os.urandom(BIG))
     engine.ok("create", "--name", name, "--read-only", BUSYBOX, "true")
     children = [engine.background("cp", str(tmp_path / "big"), f"{name}:/tmp/") for _ in range(8)]

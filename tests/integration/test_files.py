@@ -28,7 +28,7 @@ def names(data):
 
 
 @pytest.mark.parametrize("running", [True, False])
-def test_cp_copies_trees_out_and_in_with_owners_and_links(engine, name, tmp_path, running):
+def test_cp_copies_directories_in_both_directions_with_owners_and_links(engine, name, tmp_path, running):
     script = (
         "mkdir -p /data/sub; echo one > /data/one; ln -s one /data/link; ln /data/one /data/sub/hard; chown 5:6 /data/one; "
     )
@@ -74,7 +74,7 @@ def _tar(files, **more):
     return out.getvalue()
 
 
-def test_archive_requests_answer_with_messages_of_dockerd(engine, name):
+def test_archive_requests_are_answered_as_by_dockerd(engine, name):
     sleeper(engine, name, script="mkdir /d; echo x > /d/f; ln -s /d/f /l; sleep 1000")
     engine.ok("exec", name, "sh", "-c", "until [ -e /l ]; do :; done")
     put = lambda path, body, query="": engine.api("PUT", f"/containers/{name}/archive?path={path}{query}", body)  # noqa: E731
@@ -88,7 +88,7 @@ def test_archive_requests_answer_with_messages_of_dockerd(engine, name):
     engine.ok("rm", "-f", name)
 
 
-def test_copy_uid_gid_gives_files_to_the_user_of_the_container(engine, name):
+def test_option_copy_uid_gid_makes_the_container_user_the_owner_of_copied_files(engine, name):
     sleeper(engine, name, "-u", "12:34")
     status, _ = engine.api("PUT", f"/containers/{name}/archive?path=/tmp&copyUIDGID=1", _tar({"mine": b"1"}, uid=7))
     if status == 404:
@@ -141,7 +141,7 @@ def test_cp_of_a_huge_sparse_file_stays_sparse(engine, name, tmp_path):
     engine.ok("rm", "-f", name)
 
 
-def test_export_contains_the_root_without_content_of_volumes(engine, name):
+def test_export_contains_the_root_file_system_without_files_of_volumes(engine, name):
     engine.ok("volume", "create", f"v-{name}")
     sleeper(engine, name, "-v", f"v-{name}:/vol", script="echo hidden > /vol/f; echo seen > /seen; sleep 1000")
     engine.ok("exec", name, "sh", "-c", "until [ -e /seen ]; do :; done")
@@ -163,7 +163,7 @@ def test_diff_lists_changes(engine, name):
     engine.ok("rm", name)
 
 
-def test_commit_makes_an_image_with_the_changes(engine, name):
+def test_commit_makes_an_image_with_the_changes_of_the_container(engine, name):
     script = "mkdir /new; echo x > /new/file; ln /new/file /new/hard; rm /bin/vi; chmod 700 /bin/ls"
     engine.ok("run", "--name", name, "-e", "OF=container", "-l", "kept=1", BUSYBOX, "sh", "-c", script)
     changes = ("-c", "ENV ADDED=1", "-c", 'CMD ["cat","/new/file"]', "-c", "EXPOSE 80")
@@ -199,7 +199,7 @@ def test_commit_pauses_and_resumes_the_container(engine, name):
     assert engine.api("POST", "/commit")[0] == 400
 
 
-def test_links_that_change_meanwhile_do_not_lead_to_the_host(engine, name, tmp_path):
+def test_changing_links_of_a_container_never_lead_cp_to_files_of_the_host(engine, name, tmp_path):
     """The container replaces a directory by a link to the host's root, in a loop, while files are copied in and out."""
     (tmp_path / "secret").write_text("of the host")
     outside = tmp_path / "secret"

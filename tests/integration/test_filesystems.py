@@ -28,7 +28,7 @@ def btrfs(tmp_path: Path) -> Iterator[Path]:
 
 
 @pytest.mark.skipif(not shutil.which("mkfs.btrfs"), reason="no btrfs-progs")
-def test_a_subvolume_of_btrfs_has_a_device_number_that_no_mount_has(btrfs: Path) -> None:
+def test_file_system_type_of_a_btrfs_subvolume_is_recognized(btrfs: Path) -> None:
     subprocess.run(["btrfs", "subvolume", "create", str(btrfs / "inner")], check=True, capture_output=True)
     assert os.stat(btrfs / "inner").st_dev != os.stat(btrfs).st_dev
     assert filesystem_type(str(btrfs)) == filesystem_type(str(btrfs / "inner")) == "btrfs"

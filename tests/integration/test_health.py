@@ -42,7 +42,7 @@ def test_container_becomes_healthy_unhealthy_and_healthy_again(engine):
     assert any(line.startswith("exec_create: /bin/sh -c test") for line in events)
 
 
-def test_a_probe_that_hangs_is_killed(engine):
+def test_health_check_that_hangs_is_killed(engine):
     engine.ok(
         *("run", "-d", "--name", "hung", "--health-interval", "50ms", "--health-retries", "1", "--health-timeout", "300ms"),
         *("--health-cmd", "echo begun; exec sleep 777", BUSYBOX, "sleep", "1000"),
@@ -54,7 +54,7 @@ def test_a_probe_that_hangs_is_killed(engine):
         assert engine.ok("top", "hung").count("sleep 777") <= 1
 
 
-def test_check_that_cannot_run_is_unhealthy_and_none_disables_checks(engine):
+def test_container_is_unhealthy_if_its_health_check_cannot_run(engine):
     engine.ok(
         *("run", "-d", "--name", "lacking", *_FAST, "--health-cmd", "exit 0", "--entrypoint", "sleep"),
         *("-e", "X=1", BUSYBOX, "1000"),
@@ -74,7 +74,7 @@ def test_check_that_cannot_run_is_unhealthy_and_none_disables_checks(engine):
     assert last["ExitCode"] == -1 and "/nosuch" in last["Output"]
 
 
-def test_health_checks_continue_with_the_next_daemon(fresh):
+def test_health_checks_continue_after_a_restart_of_the_daemon(fresh):
     engine = fresh({"live-restore": True})
     engine.ok("run", "-d", "--name", "lives", *_FAST, "--health-cmd", "true", BUSYBOX, "sleep", "1000")
     until(lambda: status(engine, "lives") == "healthy")

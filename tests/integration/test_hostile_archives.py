@@ -142,7 +142,9 @@ class Workers(threading.Thread):
 
 
 @pytest.mark.parametrize("pack", [bytes, partial(gzip.compress, compresslevel=1)], ids=["plain", "gzip"])
-def test_memory_does_not_depend_on_the_size_of_a_layer(engine: Engine, pack: Callable[[bytes], bytes]) -> None:
+def test_memory_of_unpack_workers_does_not_depend_on_the_size_of_a_layer(
+    engine: Engine, pack: Callable[[bytes], bytes]
+) -> None:
     assert engine.process is not None
     data = pack(docker([head("big", 128 << 20) + random.Random(2).randbytes(1 << 20) * 128 + END]))
     Path(f"/proc/{engine.process.pid}/clear_refs").write_text("5")  # resets VmHWM

@@ -60,7 +60,7 @@ def _crowd(engine: Engine, size: int, *says: bytes) -> Iterator[list[socket.sock
     until(lambda: _fds(engine) <= before + 2, "the daemon has let the connections go")
 
 
-def test_slow_request_does_not_delay_others(engine: Engine) -> None:
+def test_slow_requests_do_not_delay_other_clients(engine: Engine) -> None:
     with _crowd(engine, 200, b"GET /containers/json HTTP/1.1\r\nHost: d\r\nX-Slow: ") as crowd:
         for letter in (b"a", b"b"):
             for sock in crowd:
@@ -82,19 +82,19 @@ def test_memory_of_slow_requests_is_freed(engine: Engine) -> None:
     until(lambda: sample(pid)["Rss"] - before < 25 << 10, "it is given back", 40)
 
 
-def test_slow_body_does_not_delay_others(engine: Engine) -> None:
+def test_slow_request_bodies_do_not_delay_other_clients(engine: Engine) -> None:
     head = b"POST /containers/create HTTP/1.1\r\nHost: d\r\nContent-Type: application/json\r\nContent-Length: 1000\r\n\r\n{"
     with _crowd(engine, 200, head):
         _others_are_served(engine)
 
 
-def test_a_thousand_idle_connections_do_not_delay_others(engine: Engine) -> None:
+def test_thousand_idle_connections_do_not_delay_other_clients(engine: Engine) -> None:
     with _crowd(engine, 1000):
         until(lambda: _fds(engine) > 1000, "all are accepted")
         _others_are_served(engine)
 
 
-def test_clients_that_never_read_do_not_delay_others(engine: Engine, name: str) -> None:
+def test_clients_that_never_read_do_not_delay_other_clients(engine: Engine, name: str) -> None:
     """Floods clients with output, logs and events, of which they read nothing."""
     script = "while :; do seq 1 20000; done"
     engine.ok("run", "-d", "--name", name, "--log-opt", "max-size=1m", "busybox", "sh", "-c", script)
@@ -119,7 +119,7 @@ def test_clients_that_never_read_do_not_delay_others(engine: Engine, name: str) 
         engine.ok("kill", name)  # a container that waits for slow clients can be killed
 
 
-def test_unread_output_does_not_grow_the_monitor(engine: Engine, name: str) -> None:
+def test_unread_output_does_not_increase_the_memory_of_the_monitor(engine: Engine, name: str) -> None:
     engine.ok("run", "-d", "--name", name, "--log-driver", "none", "busybox", "sh", "-c", "while :; do seq 1 20000; done")
     monitor = engine.monitor(name)
     before = sample(monitor)["Rss"]
@@ -129,7 +129,7 @@ def test_unread_output_does_not_grow_the_monitor(engine: Engine, name: str) -> N
 
 
 @pytest.mark.parametrize("framing", ["Content-Length: 1099511627776", "Transfer-Encoding: chunked"])
-def test_a_giant_body_is_refused_early(engine: Engine, framing: str) -> None:
+def test_giant_request_body_is_refused_before_all_of_it_is_read(engine: Engine, framing: str) -> None:
     assert engine.process is not None
     before = sample(engine.process.pid)["Rss"]
     head = f"POST /containers/create HTTP/1.1\r\nHost: d\r\nContent-Type: application/json\r\n{framing}\r\n\r\n"

@@ -53,7 +53,7 @@ def test_a_container_does_not_see_its_monitor(engine: Engine, name: str) -> None
     engine.ok("rm", "-f", name)
 
 
-def test_users_are_looked_up_in_the_container(engine: Engine, name: str, tmp_path: Path) -> None:
+def test_user_names_are_never_looked_up_in_files_of_the_host(engine: Engine, name: str, tmp_path: Path) -> None:
     """/etc/passwd is a symlink to a file of the host. The image contains this symlink, or the running container creates
     it."""
     host = tmp_path / "passwd"

@@ -315,7 +315,7 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Results]:
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: f"{case.kind}-{case.name}")
-def test_operations_of_a_hostile_driver_end(results: Results, case: Case) -> None:
+def test_operations_with_a_hostile_driver_return_in_time(results: Results, case: Case) -> None:
     answers = results.answers[case]
     *steps, removal = answers
     for step, seconds, status, text in steps:
@@ -332,7 +332,7 @@ def test_operations_of_a_hostile_driver_end(results: Results, case: Case) -> Non
 
 
 @pytest.mark.parametrize("name", LOSSES)
-def test_lost_log_entries_are_seen(results: Results, name: str) -> None:
+def test_lost_log_entries_are_reported(results: Results, name: str) -> None:
     """Inspect, events, the daemon's log and the metrics report the lost entries."""
     engine, (case,) = results.engine, [case for case in CASES if case.name == name]
     shown = [json.loads(text) for step, _, _, text in results.answers[case] if step == "lost"]
@@ -347,13 +347,13 @@ def test_lost_log_entries_are_seen(results: Results, name: str) -> None:
     assert found and int(found[1]) >= shown[-1]["Count"]
 
 
-def test_other_containers_and_requests_go_on(results: Results) -> None:
+def test_hostile_drivers_do_not_affect_other_containers_and_requests(results: Results) -> None:
     assert results.engine.state("well") == "running"
     assert results.engine.ok("exec", "well", "echo", "here") == "here"
     assert results.engine.docker("info").code == 0
 
 
-def test_event_loop_is_not_blocked(results: Results) -> None:
+def test_hostile_drivers_do_not_block_the_event_loop(results: Results) -> None:
     """The watchdog of the daemon measures each step of the loop, without the time that it waits for a processor."""
     assert results.engine.blocked() == []
 
@@ -384,9 +384,8 @@ SOUND = "from hostile_drivers import Plugin, hostile\n" + "".join(
 )
 
 
-def test_containers_whose_drivers_were_uninstalled(tmp_path: Path) -> None:
-    """The containers run, and can be listed, stopped and removed. A restart does not stop a container that it cannot
-    start."""
+def test_containers_with_uninstalled_drivers_can_be_listed_stopped_and_removed(tmp_path: Path) -> None:
+    """The containers keep running. `docker restart` does not stop a container that the daemon cannot start again."""
     site = environment(tmp_path)
     install(site)
     info = distribute(site, "mine", SOUND)
@@ -454,8 +453,8 @@ def distribute(site: Path, name: str, text: str) -> Path:
     return info
 
 
-def test_containers_keep_the_distribution_of_their_drivers(tmp_path: Path) -> None:
-    """Another distribution then registers drivers of the same names, and its drivers work differently."""
+def test_containers_keep_using_drivers_of_the_python_distribution_they_were_created_with(tmp_path: Path) -> None:
+    """A second distribution is installed later. It registers drivers with the same names, which work differently."""
     site = environment(tmp_path)
     install(site)
     first = distribute(site, "first", SOUND)

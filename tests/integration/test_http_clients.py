@@ -115,7 +115,9 @@ def box(engine: Engine) -> Engine:
     ("version", "connection", "kept"),
     [("1.1", "", True), ("1.1", "close", False), ("1.0", "", False), ("1.0", "keep-alive", True), ("1.0", "close", False)],
 )
-def test_answers_end_as_the_clients_http_version_requires(dial: Dial, version: str, connection: str, kept: bool) -> None:
+def test_end_of_an_answer_is_marked_as_the_http_version_of_the_client_requires(
+    dial: Dial, version: str, connection: str, kept: bool
+) -> None:
     """The end of the body is marked in a way that the client's HTTP version supports. The connection is kept or closed, as
     the client requests."""
     for path in READS:
@@ -142,7 +144,7 @@ def test_answers_end_as_the_clients_http_version_requires(dial: Dial, version: s
         wire.close()
 
 
-def test_a_head_has_no_body(dial: Dial) -> None:
+def test_answer_to_a_head_request_has_no_body(dial: Dial) -> None:
     for version in ("1.0", "1.1"):
         wire = dial()
         wire.send(f"HEAD /_ping HTTP/{version}\r\nHost: d\r\nConnection: keep-alive\r\n\r\n".encode())
@@ -152,7 +154,7 @@ def test_a_head_has_no_body(dial: Dial) -> None:
         assert wire.rest() == b"OK"
 
 
-def test_streams_to_an_http_1_0_client_end_with_the_connection(dial: Dial, box: Engine) -> None:
+def test_end_of_a_stream_to_an_http_1_0_client_closes_the_connection(dial: Dial, box: Engine) -> None:
     """nginx proxies with HTTP/1.0 by default, which has no chunks: the end of the connection ends the body."""
     wire = dial()
     wire.send(b"GET /containers/box/logs?stdout=1&follow=1 HTTP/1.0\r\nConnection: close\r\n\r\n")
@@ -195,7 +197,7 @@ JSON = "Content-Type: application/json\r\n"
         ("POST /images/create?fromSrc=-&repo=imported", "", FILES, 200),
     ],
 )
-def test_body_is_requested_when_it_is_needed(
+def test_daemon_sends_100_continue_if_it_needs_the_request_body(
     dial: Dial, framing: str, request_line: str, fields: str, body: bytes, status: int
 ) -> None:
     wire = dial()
@@ -220,7 +222,7 @@ def test_body_is_requested_when_it_is_needed(
         "POST /containers/nosuch/attach",
     ],
 )
-def test_unneeded_body_is_not_requested(dial: Dial, request_line: str) -> None:
+def test_daemon_sends_no_100_continue_if_it_does_not_need_the_request_body(dial: Dial, request_line: str) -> None:
     wire = dial()
     fields = f"Host: d\r\n{JSON}Expect: 100-continue\r\nContent-Length: 1000000"
     wire.send(f"{request_line} HTTP/1.1\r\n{fields}\r\n\r\n".encode())
@@ -231,7 +233,7 @@ def test_unneeded_body_is_not_requested(dial: Dial, request_line: str) -> None:
     assert wire.rest() == b""
 
 
-def test_attach_and_exec_accept_an_expectation(dial: Dial, box: Engine) -> None:
+def test_attach_and_exec_accept_requests_that_expect_100_continue(dial: Dial, box: Engine) -> None:
     for upgrade, status in (("", 200), ("Connection: Upgrade\r\nUpgrade: tcp\r\n", 101)):
         wire = dial()
         target = "/containers/box/attach?stream=1&stdin=1&stdout=1"

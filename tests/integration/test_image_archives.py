@@ -71,7 +71,7 @@ def ids(engine: Engine) -> dict[str, str]:
     return {name: engine.ok("inspect", "-f", "{{.Id}}", name) for name in NAMES}
 
 
-def test_saved_images_load_again_and_run(engine: Engine) -> None:
+def test_saved_images_can_be_loaded_and_run(engine: Engine) -> None:
     before = ids(engine)
     data = save(engine, *NAMES)
     assert save(engine, *NAMES) == data
@@ -83,7 +83,7 @@ def test_saved_images_load_again_and_run(engine: Engine) -> None:
     assert save(engine, *NAMES) == data
 
 
-def test_the_orlop_client_saves_to_a_pipe_and_a_file(engine: Engine, tmp_path: Path) -> None:
+def test_orlop_save_writes_images_to_a_pipe_or_a_file(engine: Engine, tmp_path: Path) -> None:
     data = save(engine, *NAMES)
     assert engine.orlop("save", *NAMES, check=0).stdout == data
     engine.orlop("save", "-o", str(tmp_path / "x.tar"), *NAMES, check=0)
@@ -224,7 +224,7 @@ def test_skopeo_copies_saved_images_and_returns_them_unchanged(engine: Engine, t
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_umoci_changes_a_saved_layout_that_loads_again(engine: Engine, tmp_path: Path, name: str) -> None:
+def test_orlop_loads_a_saved_oci_layout_that_umoci_has_changed(engine: Engine, tmp_path: Path, name: str) -> None:
     layout = tmp_path / "layout"
     layout.mkdir()
     subprocess.run(["tar", "-C", str(layout), "-x"], input=save(engine, name), check=True)

@@ -15,13 +15,13 @@ from tests.registry import busybox, docker_archive, image, layer, oci_archive
 pytestmark = pytest.mark.root
 
 
-def test_load_again_changes_nothing(engine: Engine) -> None:
+def test_second_load_of_an_archive_changes_nothing(engine: Engine) -> None:
     before = engine.ok("images", "-q", "--no-trunc", "busybox")
     assert engine.docker("load", stdin=archive(), check=0).out == "Loaded image: busybox:latest\n"
     assert engine.ok("images", "-q", "--no-trunc", "busybox") == before
 
 
-def test_images_lists_all_tags(engine: Engine, name: str) -> None:
+def test_docker_images_lists_all_tags(engine: Engine, name: str) -> None:
     engine.ok("tag", "busybox", f"{name}:one")
     engine.ok("tag", "busybox", f"registry.example:5000/team/{name}:two")
     lines = engine.ok("images", "--format", "{{.Repository}}:{{.Tag}} {{.ID}}").splitlines()
@@ -109,7 +109,7 @@ def test_rmi_of_an_unknown_image_is_refused(engine: Engine) -> None:
     assert (result.code, result.err) == (1, "Error response from daemon: No such image: no-such-image:latest\n")
 
 
-def test_exported_root_is_imported_as_an_image(engine: Engine, name: str) -> None:
+def test_exported_root_file_system_can_be_imported_as_an_image(engine: Engine, name: str) -> None:
     data = io.BytesIO()
     with tarfile.open(fileobj=data, mode="w") as tar:
         for path, content in busybox().items():

@@ -51,7 +51,7 @@ def registry() -> Iterator[Registry]:
 
 @pytest.fixture
 def one(engine: Engine, registry: Registry) -> Iterator[str]:
-    """A name of two platforms, pulled for this host."""
+    """A name for images of two platforms. Only the image for this host is pulled."""
     name = ABOUT.push(registry, "team/app", "v1")
     engine.ok("pull", "-q", name)
     yield name
@@ -60,7 +60,7 @@ def one(engine: Engine, registry: Registry) -> Iterator[str]:
 
 @pytest.fixture
 def both(engine: Engine, one: str) -> str:
-    """A name of two platforms, pulled for both."""
+    """A name for images of two platforms. Both images are pulled."""
     engine.ok("pull", "-q", "--platform", "linux/s390x", one)
     return one
 
@@ -93,7 +93,7 @@ def test_a_pull_keeps_the_attestation_about_its_platform(engine: Engine, one: st
     assert status == 200 and [item["Statement"]["about"] for item in found] == [MINE.id]
 
 
-def test_pushed_index_equals_the_pulled_one(engine: Engine, registry: Registry, both: str, tmp_path: Path) -> None:
+def test_pushed_index_is_the_same_as_the_pulled_index(engine: Engine, registry: Registry, both: str, tmp_path: Path) -> None:
     assert all(shown(engine, both).values())
     target = f"{registry.host}/copy/app:v2"
     engine.ok("tag", both, target)
@@ -119,7 +119,9 @@ def target(found: dict[str, Any]) -> str:
     return str(found.get("Descriptor", {}).get("digest", ""))
 
 
-def test_target_and_origin_of_an_image_are_shown_since_1_48_and_1_53(engine: Engine, registry: Registry, both: str) -> None:
+def test_image_descriptor_is_shown_since_api_1_48_and_image_identity_since_1_53(
+    engine: Engine, registry: Registry, both: str
+) -> None:
     """`Descriptor` since 1.48, `Identity` since 1.53 (inspect) and 1.54 (list)."""
     path, wanted = f"/images/{both}/json", quote(json.dumps({"os": "linux", "architecture": "s390x"}))
     filters = quote(json.dumps({"reference": [both]}))
@@ -141,7 +143,7 @@ def test_target_and_origin_of_an_image_are_shown_since_1_48_and_1_53(engine: Eng
     assert engine.api("GET", f"/v1.53{path}")[1]["Identity"]["Pull"][-1] == {"Repository": f"{registry.host}/pushed/app"}
 
 
-def test_several_platforms_are_saved_since_1_52(engine: Engine, both: str) -> None:
+def test_save_request_can_select_several_platforms_since_api_1_52(engine: Engine, both: str) -> None:
     query = "&".join(f"platform={quote(json.dumps({'os': 'linux', 'architecture': name}))}" for name in ("s390x", "amd64"))
     status, found = engine.api("GET", f"/v1.51/images/{both}/get?{query}")
     assert status == 400 and found["message"].startswith(
@@ -170,7 +172,7 @@ def test_index_of_one_platform_is_pushed_unchanged_after_a_pull(engine: Engine, 
     engine.ok("rmi", name, target)
 
 
-def test_image_manifest_descriptor_of_a_container_is_shown_since_1_48(engine: Engine, both: str, name: str) -> None:
+def test_manifest_descriptor_of_a_container_image_is_shown_since_api_1_48(engine: Engine, both: str, name: str) -> None:
     engine.ok("create", "--name", name, "--platform", f"linux/{HOST.architecture}", both)
     for path in (f"/containers/{name}/json", f"/containers/json?all=1&filters={quote(json.dumps({'name': [name]}))}"):
         assert "ImageManifestDescriptor" not in json.dumps(engine.api("GET", f"/v1.47{path}")[1])
@@ -199,7 +201,7 @@ def save(engine: Engine, path: Path, name: str, query: str = "") -> Path:
     return path
 
 
-def test_saved_index_equals_the_pulled_one(engine: Engine, registry: Registry, both: str, tmp_path: Path) -> None:
+def test_saved_index_is_the_same_as_the_pulled_index(engine: Engine, registry: Registry, both: str, tmp_path: Path) -> None:
     archive = save(engine, tmp_path / "x.tar", both)
     target = f"docker://{registry.host}/skopeo/app:v1"
     flags = ("--tmpdir", str(tmp_path), "copy", "--all", "--insecure-policy", "--dest-tls-verify=false")
@@ -245,7 +247,7 @@ def test_containerd_imports_an_index(
 
 
 @needs_dockerd
-def test_dockerd_loads_the_image_for_this_host(
+def test_dockerd_loads_the_image_for_this_host_from_a_saved_index(
     engine: Engine,
     both: str,
     tmp_path: Path,
@@ -289,7 +291,7 @@ def test_index_survives_a_round_trip_through_dockerds_containerd_store(
 
 
 @needs_dockerd
-def test_partly_pulled_index_is_saved_like_dockerds_and_loaded(
+def test_partly_pulled_index_is_saved_as_in_dockerd_and_can_be_loaded(
     engine: Engine, one: str, tmp_path: Path, containerd_store: Dockerd
 ) -> None:
     """dockerd saves the whole index with the stored content. Orlop does the same, and also stores the attestation."""
@@ -308,7 +310,7 @@ def blobs_of(archive: Path) -> set[str]:
         return {name.rpartition("/")[2] for name in found.getnames() if name.startswith("blobs/sha256/")}
 
 
-def test_one_platform_is_saved_alone(engine: Engine, both: str, tmp_path: Path) -> None:
+def test_save_of_one_selected_platform_contains_one_image(engine: Engine, both: str, tmp_path: Path) -> None:
     """umoci needs this, because it expects a tag to mean one image."""
     if not shutil.which("umoci"):
         pytest.skip("umoci is not installed")

@@ -35,7 +35,7 @@ def test_created_container_has_all_paths_of_the_init_layer(engine, created):
     assert exported.keys() >= {*FILES, *DIRECTORIES, "/etc/mtab"}
 
 
-def test_paths_of_the_init_layer_are_in_no_diff_until_they_change(engine, created, tmp_path):
+def test_diff_shows_paths_of_the_init_layer_only_after_a_change(engine, created, tmp_path):
     assert engine.ok("diff", created) == ""
     engine.ok("start", created)
     assert engine.ok("diff", created) == ""
@@ -54,7 +54,7 @@ def test_paths_of_the_init_layer_are_in_no_diff_until_they_change(engine, create
     engine.ok("rmi", f"of-{created}")
 
 
-def test_running_container_has_a_link_to_the_table_of_mounts(engine, created):
+def test_etc_mtab_of_a_running_container_is_a_link_to_proc_mounts(engine, created):
     engine.ok("start", created)
     assert engine.ok("exec", created, "sh", "-c", "cat /etc/mtab | head -1").startswith("overlay / ")
     assert engine.ok("exec", created, "readlink", "/etc/mtab") == "/proc/mounts"

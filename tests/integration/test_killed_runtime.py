@@ -77,8 +77,8 @@ def test_a_runtime_killed_in_the_middle_of_a_start_leaves_no_cgroup(killer: Kill
 
 
 def test_a_runtime_killed_in_the_middle_of_a_delete_leaves_no_cgroup(killer: Killer) -> None:
-    """The runtime's `delete` after the exit is killed. The next start and the removal of the container leave nothing behind
-    either."""
+    """The runtime's `delete`, which follows the container's exit, is killed. The next start and
+    the removal of the container leave nothing behind either."""
     engine = killer.engine
     engine.ok("run", "-d", "--name", "cc", "--network", "none", "busybox", "sleep", "600")
     killer.kill("delete")

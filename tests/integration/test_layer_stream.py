@@ -264,7 +264,7 @@ def attempt(directory: Path, members: Members, normalized: Path | None = None) -
 
 
 def some_member(dice: random.Random) -> tuple[tarfile.TarInfo, bytes]:
-    """A random member. It uses few names, so that entries, links and whiteouts often have the same name."""
+    """A random member. Its name is one of few, so that entries, links and whiteouts often have the same name."""
     names = ["a", "b", "a/x", "a/y", "b/x", "a/x/p", "b/x/p", "c", "c/x"]
     name = dice.choice(names)
     kind = dice.choice(["file", "file", "dir", "dir", "symlink", "hardlink", "fifo"])
@@ -282,7 +282,7 @@ def some_member(dice: random.Random) -> tuple[tarfile.TarInfo, bytes]:
 
 
 @pytest.mark.parametrize("seed", range(15))
-def test_any_order_of_entries_gives_the_same_image(tmp_path: Path, seed: int) -> None:
+def test_streamed_image_equals_the_unpacked_layer_for_any_order_of_entries(tmp_path: Path, seed: int) -> None:
     """Entries replace other entries, also through links that are replaced. Unpacking and streaming refuse the same
     archives."""
     dice, kept = random.Random(seed), Members()
@@ -337,7 +337,7 @@ def script(layer: Path, text: str, *words: str) -> StreamTarget:
     return StreamTarget(str(layer), ("/usr/bin/python3", "-c", text, *words))
 
 
-def test_program_has_access_only_to_the_layer(layer: Path) -> None:
+def test_mkfs_erofs_has_access_only_to_the_layer(layer: Path) -> None:
     run(SMALL, script(layer, REPORT))
     report = json.loads((layer / "report").read_text())
     assert set(report.pop("root")) <= {"bin", "sbin", "lib", "lib32", "lib64", "nix", "usr", "layer"}
@@ -375,12 +375,12 @@ def test_program_has_access_only_to_the_layer(layer: Path) -> None:
         ("import os; os.write(2, b'No space left on device'); os._exit(1)", SMALL, "No space left on device"),
     ],
 )
-def test_failure_of_the_program_is_reported(layer: Path, text: str, data: bytes, said: str) -> None:
+def test_failure_of_mkfs_erofs_is_reported(layer: Path, text: str, data: bytes, said: str) -> None:
     with pytest.raises(DriverError, match=f"(?s)cannot unpack layer: .*{said}"):
         run(data, script(layer, text))
 
 
-def test_missing_program_is_reported(layer: Path) -> None:
+def test_missing_mkfs_erofs_is_reported(layer: Path) -> None:
     with pytest.raises(DriverError, match=r"mkfs\.erofs ended early with exit code 126: cannot run it: .*No such file"):
         run(SMALL, StreamTarget(str(layer), ("/usr/bin/no/mkfs.erofs",)))
 
@@ -395,7 +395,7 @@ def _running(mark: str) -> bool:
     return False
 
 
-def test_program_is_killed_when_its_worker_dies(layer: Path) -> None:
+def test_mkfs_erofs_is_killed_when_its_unpack_worker_dies(layer: Path) -> None:
     mark = f"orlop-test-{os.getpid()}"
     text = "import sys, time; sys.stdin.buffer.read(); open('reading-done', 'w'); time.sleep(300)"
 
@@ -453,7 +453,7 @@ def test_full_disk_is_reported(layer: Path) -> None:
         [member("odd", b"V")],
     ],
 )
-def test_hostile_entries_are_refused_by_name(layer: Path, members: Members) -> None:
+def test_error_about_a_hostile_entry_contains_the_name_of_the_entry(layer: Path, members: Members) -> None:
     with pytest.raises(InvalidParameter, match=r"cannot unpack layer: [^:]+: "):
         run(archive(*members), indexed(layer))
     assert sorted(os.listdir(layer.parent)) == ["layer", "outside"]
