@@ -65,7 +65,7 @@ def test_invalid_options_of_log_files_are_refused(options: dict[str, str], cause
     assert str(caught.value).startswith("cannot use log option ")
 
 
-def test_options_override_defaults() -> None:
+def test_log_file_options_override_the_defaults_of_the_driver() -> None:
     default = FileOptions(max_size=20 << 20, max_files=5, compress=True)
     assert file_options({}, default) == default
     assert file_options({"max-file": "1"}, default) == FileOptions(20 << 20, 1, False)

@@ -302,7 +302,7 @@ def test_query_with_since_skips_compressed_files_by_their_header(tmp_path: Path)
     reader.close()
 
 
-def test_until_ends_reading(tmp_path: Path) -> None:
+def test_query_with_until_ends_at_the_first_later_record(tmp_path: Path) -> None:
     path = tmp_path / "log"
     path.write_bytes(b"".join(line(number, 80) for number in range(30_000)))
     reader = FileLogReader(str(path), Lines(), LogQuery(until=10 * SECOND))

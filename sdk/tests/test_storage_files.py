@@ -68,14 +68,14 @@ def test_walk_stays_inside_the_root_when_directories_move(tmp_path: Path) -> Non
     assert len(seen) == len(set(seen))
 
 
-def test_usage_counts_hard_links_once(tmp_path: Path) -> None:
+def test_hard_links_are_counted_once_in_the_disk_usage(tmp_path: Path) -> None:
     (tmp_path / "a").write_text("12345")
     os.link(tmp_path / "a", tmp_path / "b")
     (tmp_path / "d").mkdir()
     assert (tree_usage(str(tmp_path)).size, tree_usage(str(tmp_path)).inodes) == (5, 2)
 
 
-def test_copy_equals_its_source(tmp_path: Path) -> None:
+def test_copied_tree_equals_the_source_tree(tmp_path: Path) -> None:
     source, target = tmp_path / "source", tmp_path / "target"
     (source / "d/e").mkdir(parents=True)
     target.mkdir()
@@ -126,7 +126,7 @@ def test_trash_deletes_trees_and_leftovers_of_a_crash(tmp_path: Path) -> None:
     assert os.listdir(tmp_path / "trash") == []
 
 
-def test_index_records_snapshots_and_their_parents(tmp_path: Path) -> None:
+def test_snapshot_index_stores_snapshots_and_their_parents(tmp_path: Path) -> None:
     index = SnapshotIndex(str(tmp_path))
     assert index.load() == {}
     index.add("pull-1", "id1", None)
@@ -242,7 +242,7 @@ def test_walk_does_not_enter_other_file_systems(tmp_path: Path, monkeypatch: pyt
         os.close(fd)
 
 
-def test_usage_counts_a_directory_with_subdirectories_once(tmp_path: Path) -> None:
+def test_directory_with_subdirectories_is_counted_once_in_the_disk_usage(tmp_path: Path) -> None:
     for name in ("a/1", "a/2", "b/1"):
         (tmp_path / name).mkdir(parents=True)
     assert tree_usage(str(tmp_path)).inodes == 5
@@ -321,7 +321,7 @@ def test_content_is_copied_with_and_without_copy_file_range(
 
 
 @pytest.mark.parametrize("call", ["ioctl", "copy_file_range", "listxattr", "setxattr", "lseek"])
-def test_disk_error_fails_the_copy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: str) -> None:
+def test_copy_fails_after_a_disk_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: str) -> None:
     (tmp_path / "source").mkdir()
     (tmp_path / "source/file").write_bytes(b"x" * 5000)
     os.setxattr(tmp_path / "source/file", "user.note", b"kept")
@@ -400,7 +400,7 @@ def test_index_entries_are_synced_in_crash_safe_order(tmp_path: Path) -> None:
     assert steps == [("rename", renamed), ("sync", str(tmp_path / "committed")), ("sync", str(tmp_path / "active"))]
 
 
-def test_index_knows_the_ids_of_its_snapshots(tmp_path: Path) -> None:
+def test_snapshot_index_knows_the_ids_of_its_snapshots(tmp_path: Path) -> None:
     index = SnapshotIndex(str(tmp_path))
     index.load()
     index.add("one", "id1", None)

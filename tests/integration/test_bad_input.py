@@ -120,7 +120,7 @@ def test_wrong_content_type_is_refused(engine: Engine) -> None:
     assert (status, answer["message"]) == (400, "unsupported Content-Type header (text/plain): must be 'application/json'")
 
 
-def test_invalid_names_are_refused(engine: Engine, name: str) -> None:
+def test_invalid_container_names_and_parameters_are_refused(engine: Engine, name: str) -> None:
     for bad in ("a", "-x", "a/b", "a b"):
         result = engine.docker("create", "--name", bad, "busybox")
         assert result.code == 1

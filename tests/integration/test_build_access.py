@@ -344,7 +344,7 @@ def test_audit_log_records_allowed_and_refused_builds(listeners: Listeners) -> N
     until(lambda: listeners.audit(listener=host, route="/build", event="end", outcome="complete"), "a classic build")
 
 
-def test_pruned_cache_of_a_listener_leaves_nothing(listeners: Listeners) -> None:
+def test_prune_removes_the_contexts_and_cache_mounts_of_every_listener(listeners: Listeners) -> None:
     """This test prunes the cache after all tests above. The consistency check knows the builder of each object."""
     for name in ("web", "db", "noexec", "any"):
         assert listeners.docker(name, "builder", "prune", "-af").code == 0

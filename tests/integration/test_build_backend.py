@@ -26,7 +26,7 @@ def test_builder_process_gets_its_settings(building: BuildingEngine, client: Bui
     assert [os.stat(settings[name]).st_mode & 0o777 for name in ("root", "runtime")] == [0o700, 0o700]
 
 
-def test_step_is_not_shown_as_a_container(building: BuildingEngine, client: BuilderClient) -> None:
+def test_build_step_is_not_shown_as_a_container(building: BuildingEngine, client: BuilderClient) -> None:
     since = time.time()
     found = ran(client, "echo out; echo err >&2; hostname; id -u; pwd; env | sort; exit 7", cwd="/tmp", env=["A=b"])
     assert found["code"] == 7

@@ -191,7 +191,7 @@ def test_worker_copies_files_for_the_builder(client: BuilderClient, tmp_path: Pa
     assert client.result("copy_files", names=names, **asked) == names  # not copied, because the targets exist
 
 
-def test_daemon_killed_at_any_call_leaves_nothing_incomplete(own: Callable[..., BuildingEngine]) -> None:
+def test_kill_of_the_daemon_leaves_no_incomplete_snapshot_or_image(own: Callable[..., BuildingEngine]) -> None:
     """A snapshot exists or not, and an image exists completely or not at all. An image that was acknowledged exists, with
     its snapshots."""
     engine = own()

@@ -124,7 +124,7 @@ def test_error_of_a_failed_step_shows_its_lines_of_the_dockerfile(clients: Clien
         "",
     ],
 )
-def test_errors_equal_dockerds(clients: Clients, text: str) -> None:
+def test_errors_of_a_build_equal_the_errors_of_dockerd(clients: Clients, text: str) -> None:
     clients.write("Dockerfile", text)
 
     def error(each: Client) -> tuple[int, str]:
@@ -135,7 +135,7 @@ def test_errors_equal_dockerds(clients: Clients, text: str) -> None:
     clients.same(error)
 
 
-def test_interrupted_builds_leave_nothing(clients: Clients, shared: Engine) -> None:
+def test_interrupted_builds_leave_no_process_mount_or_link(clients: Clients, shared: Engine) -> None:
     clients.write("Dockerfile", "FROM busybox\nRUN echo started; sleep 31337\n")
 
     def interrupted(each: Client) -> tuple[int, str]:

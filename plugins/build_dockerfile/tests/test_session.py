@@ -211,7 +211,7 @@ def test_local_directory_is_received_with_its_options(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("when", ["at once", "in the list", "in a file"])
-def test_disconnected_client_fails_the_transfer(tmp_path: Path, when: str) -> None:
+def test_transfer_fails_if_the_client_disconnects(tmp_path: Path, when: str) -> None:
     async def handler(call: Call) -> None:
         stat = fsutil_pb2.Packet(type=STAT, stat=fsutil_pb2.Entry(path=b"f", mode=0o644, size=10))
         if when != "at once":
@@ -240,7 +240,7 @@ def test_disconnected_client_fails_the_transfer(tmp_path: Path, when: str) -> No
     assert len(os.listdir("/proc/self/fd")) == before
 
 
-def test_error_of_the_sender_fails_the_transfer(tmp_path: Path) -> None:
+def test_transfer_fails_if_the_sender_reports_an_error(tmp_path: Path) -> None:
     async def handler(call: Call) -> None:
         raise RpcError(Code.NOT_FOUND, 'no access allowed to dir "context"')
 
@@ -276,7 +276,7 @@ def test_local_result_is_sent_to_the_client(tmp_path: Path) -> None:
     assert os.readlink(tmp_path / "there" / "link") == "d/f"
 
 
-def test_file_may_be_requested_only_once(tmp_path: Path) -> None:
+def test_client_can_request_each_file_only_once(tmp_path: Path) -> None:
     (tmp_path / "f").write_text("x")
 
     async def handler(call: Call) -> None:
@@ -316,7 +316,7 @@ def test_archive_result_is_sent_to_the_client() -> None:
     assert headers["exporter-md-containerimage.digest"] == ["sha256:1"]
 
 
-def test_client_that_refuses_an_archive_fails_the_export() -> None:
+def test_export_fails_if_the_client_refuses_the_archive() -> None:
     async def handler(call: Call) -> None:
         await call.receive()
         raise RpcError(Code.UNKNOWN, "no space left on device")
@@ -405,7 +405,7 @@ def test_session_of_a_responsive_client_is_kept() -> None:
     trio.run(partial(main), clock=trio.testing.MockClock(autojump_threshold=0))
 
 
-def test_lookup_waits_for_a_session_to_connect() -> None:
+def test_lookup_of_a_session_waits_until_the_client_connects() -> None:
     async def main() -> None:
         sessions = Sessions()
         a, b = (trio.SocketStream(trio.socket.from_stdlib_socket(each)) for each in socket.socketpair())
@@ -428,7 +428,7 @@ def test_lookup_waits_for_a_session_to_connect() -> None:
     trio.run(main, clock=trio.testing.MockClock(autojump_threshold=0))
 
 
-def test_receiver_does_not_follow_a_link_as_its_directory(tmp_path: Path) -> None:
+def test_receiver_refuses_a_symlink_as_its_target_directory(tmp_path: Path) -> None:
     (tmp_path / "real").mkdir()
     (tmp_path / "link").symlink_to("real")
     with pytest.raises(OSError):

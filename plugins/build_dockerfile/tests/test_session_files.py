@@ -97,7 +97,7 @@ def target(tmp_path: Path) -> Path:
     return path
 
 
-def test_received_directory_equals_the_sent_one(source: Path, target: Path) -> None:
+def test_received_directory_equals_the_sent_directory(source: Path, target: Path) -> None:
     assert transfer(source, target).requested == 6
     assert described(target) == described(source)
     assert transfer(source, target).requested == 0
@@ -325,7 +325,7 @@ def test_too_many_files_open_at_once_are_refused(target: Path) -> None:
     receiver.close()
 
 
-def test_file_of_a_wrong_announced_size_is_sent_again(target: Path) -> None:
+def test_file_shorter_than_its_announced_size_is_sent_again(target: Path) -> None:
     for times in range(2):
         receiver = Receiver(str(target))
         receiver.feed([packet(STAT, path=b"f", mode=0o644, size=1_000_000, modTime=5), packet(STAT)])
@@ -452,7 +452,7 @@ def test_devices_are_created_but_whiteouts_are_refused(target: Path) -> None:
 
 
 @pytest.mark.root
-def test_owners_are_set_and_compared(target: Path) -> None:
+def test_file_is_sent_again_if_its_owner_changed(target: Path) -> None:
     def send(uid: int) -> int:
         receiver = Receiver(str(target))
         raw = pb.Packet(type=STAT, stat=pb.Entry(path=b"f", mode=0o644, uid=uid, gid=7, modTime=9)).SerializeToString()

@@ -435,7 +435,7 @@ async def test_file_digests_are_reused_until_the_session_reports_another_state_o
 
 
 @trio_test
-async def test_selections_of_one_context_are_hashed_at_the_same_time(engine: Engine) -> None:
+async def test_files_that_several_steps_copy_from_a_context_are_hashed_concurrently(engine: Engine) -> None:
     """Each selection writes the table of digests, through a temporary file of the same name."""
     names = [f"{number}.txt" for number in range(20)]
     for name in names:

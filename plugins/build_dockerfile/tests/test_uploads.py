@@ -88,7 +88,7 @@ async def test_long_archive_is_unpacked_from_the_connection(engine: Engine) -> N
 
 
 @trio_test
-async def test_directory_of_an_upload_becomes_a_snapshot_if_it_is_the_result(engine: Engine) -> None:
+async def test_unpacked_upload_becomes_a_snapshot_if_the_upload_is_the_result(engine: Engine) -> None:
     async with engine.solver() as solver, uploading(archive({"big": LARGE})) as (build, _), solver.open(build) as job:
         assert isinstance(job, SolverJob)
         snapshot = await job.snapshot(job.define(context()))

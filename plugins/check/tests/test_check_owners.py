@@ -97,7 +97,7 @@ async def make_database(config: Config) -> None:
         pass
 
 
-def test_offline_check_reports_and_repairs_findings(
+def test_findings_of_an_offline_check_are_reported_and_repaired(
     litter: Litter, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     config = config_of(tmp_path)
@@ -144,7 +144,9 @@ async def checker_of(config: Config) -> AsyncIterator[online.Checker]:
         yield online.Checker(context)
 
 
-def test_online_check_ignores_objects_in_use(litter: Litter, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_objects_in_use_are_ignored_by_an_online_check(
+    litter: Litter, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(online, "_PAUSES", (0.01, 0.03, 0.06, 0.12))
 
     async def main() -> None:
@@ -195,7 +197,7 @@ def test_damaged_files_and_rows_of_the_database_are_findings(
     assert text in finding.text
 
 
-def test_report_sorts_findings_and_lists_repairs() -> None:
+def test_report_contains_sorted_findings_and_the_repairs() -> None:
     findings = [
         Finding(severity=WARNING, area="b", object="x", text="t", repair="r"),
         Finding(severity=ERROR, area="z", object="y", text="t"),

@@ -56,7 +56,7 @@ def test_degraded_drivers_are_shown(monkeypatch: pytest.MonkeyPatch) -> None:
     }
 
 
-def test_list_works_without_a_daemon(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_installed_drivers_are_listed_without_a_daemon(monkeypatch: pytest.MonkeyPatch) -> None:
     def fails(route: str) -> Any:
         raise OSError("connection refused")
 

@@ -64,7 +64,7 @@ def test_symlink_or_pipe_as_audit_file_is_refused(tmp_path: Path) -> None:
             AuditFile(str(tmp_path / name), 1 << 20, 2).open()
 
 
-def test_rotation_keeps_max_file_files(tmp_path: Path) -> None:
+def test_rotation_keeps_as_many_audit_files_as_max_file(tmp_path: Path) -> None:
     path = tmp_path / "audit.log"
     file = AuditFile(str(path), 10, 3)
     for number in range(5):
@@ -212,7 +212,7 @@ def test_audit_lines_over_the_buffer_limit_are_dropped_and_counted(tmp_path: Pat
     assert len(kept) + lost["count"] == 10
 
 
-def test_unusable_audit_path_fails_the_start(tmp_path: Path) -> None:
+def test_daemon_does_not_start_with_an_unusable_audit_path(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
 
     async def body(audit: Audit) -> None:

@@ -33,7 +33,7 @@ def checked(config: Config, *, repair: bool = False) -> list[Finding]:
     return trio.run(main)
 
 
-def test_audit_log_with_open_permissions_is_a_finding(tmp_path: Path) -> None:
+def test_check_reports_an_audit_log_with_open_permissions(tmp_path: Path) -> None:
     log = tmp_path / "audit.log"
     config = audited(log, 3)
     assert checked(Config()) == []
@@ -48,7 +48,7 @@ def test_audit_log_with_open_permissions_is_a_finding(tmp_path: Path) -> None:
     assert os.stat(tmp_path / "audit.log.1").st_mode & 0o777 == 0o600
 
 
-def test_link_instead_of_the_audit_log_is_a_finding(tmp_path: Path) -> None:
+def test_check_reports_a_link_instead_of_the_audit_log(tmp_path: Path) -> None:
     (tmp_path / "audit.log").symlink_to("/dev/null")
     (finding,) = checked(audited(tmp_path / "audit.log", 5), repair=True)
     assert (finding.text, finding.repair) == ("is not a regular file", "")

@@ -57,7 +57,7 @@ def test_each_byte_value_and_long_runs_are_escaped_as_by_go() -> None:
             assert escape(data) == go_escape(data)
 
 
-def test_records_equal_those_of_dockerd() -> None:
+def test_encoded_records_equal_the_records_of_dockerd() -> None:
     """Records from a file of dockerd: sorted and escaped attributes, order of keys, control characters, one U+FFFD per bad
     byte."""
     attributes = {"x<y": "1&2", "MODE": "prod", "role": "web"}
@@ -113,7 +113,7 @@ def test_damaged_records_are_skipped() -> None:
     assert [record.data for record in JsonRecords().decode(bytes(4096) + good)] == [b"good\n"]
 
 
-def test_record_without_log_is_empty() -> None:
+def test_record_without_the_member_log_is_read_as_empty_text() -> None:
     """A record without the member `log` is an entry without text."""
     [record] = JsonRecords().decode(b'{"stream":"stderr","time":"2024-01-01T00:00:00Z"}\n')
     assert (record.stream, record.data) == ("stderr", b"")

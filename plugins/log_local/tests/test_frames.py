@@ -88,7 +88,7 @@ def test_magic_bytes_in_the_output_do_not_start_a_frame() -> None:
     assert [record.data for record in Frames().decode(data)] == [text, b"007\n"]
 
 
-def test_size_limit_splits_frames_at_lines() -> None:
+def test_block_over_the_size_limit_is_split_into_frames_at_lines() -> None:
     block = LogBlock("stderr", b"".join(b"%04d\n" % number for number in range(1000)) + b"x" * 300 + b"\n", 5)
     data = encode(block, b"", 64)
     assert Frames().decode(data) == records(block)

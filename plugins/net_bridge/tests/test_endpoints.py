@@ -238,7 +238,7 @@ def test_connect_fails_if_the_container_has_a_link_with_the_same_name() -> None:
     on_host(body)
 
 
-def test_failed_attach_leaves_nothing() -> None:
+def test_failed_attach_leaves_no_link() -> None:
     def body(host: Host) -> None:
         unreachable = msgspec.structs.replace(FOUR, gateway="192.0.2.1")
         cases: list[tuple[Endpoint, str]] = [
@@ -271,7 +271,7 @@ def test_failed_connect_keeps_the_default_route_of_the_container() -> None:
     on_host(body)
 
 
-def test_each_request_of_a_datagram_gets_its_answer() -> None:
+def test_each_netlink_request_in_a_datagram_gets_its_own_answer() -> None:
     async def main() -> None:
         with RouteSocket() as route:
             route.change()
@@ -311,7 +311,7 @@ def test_netlink_messages_of_other_processes_are_ignored() -> None:
     in_own_network(main)
 
 
-def test_lost_netlink_answer_fails_the_request() -> None:
+def test_request_fails_if_its_netlink_answer_is_lost() -> None:
     with RouteSocket() as route:
         route._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, struct.pack("@ll", 0, 1000))
         with pytest.raises(TimeoutError, match="no answer from the kernel"):

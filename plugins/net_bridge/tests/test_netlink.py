@@ -27,7 +27,7 @@ def theirs(message: Any, fields: dict[str, Any], attributes: list[tuple[str, Any
 
 @pytest.mark.parametrize("mtu", [0, 1400])
 @pytest.mark.parametrize("peer", [PEER, "e", "eth01234567890a"])
-def test_add_veth_is_encoded_like_pyroute2(mtu: int, peer: str) -> None:
+def test_add_veth_request_equals_the_request_of_pyroute2(mtu: int, peer: str) -> None:
     size = [("IFLA_MTU", mtu)] if mtu else []
     inside = [("IFLA_IFNAME", peer), ("IFLA_NET_NS_FD", 7), ("IFLA_ADDRESS", MAC), *size]
     info = [("IFLA_INFO_KIND", "veth"), ("IFLA_INFO_DATA", {"attrs": [("VETH_INFO_PEER", {"attrs": inside})]})]
@@ -44,7 +44,7 @@ def test_add_veth_is_encoded_like_pyroute2(mtu: int, peer: str) -> None:
 
 
 @pytest.mark.parametrize("isolated", [False, True])
-def test_mark_port_is_encoded_like_pyroute2(isolated: bool) -> None:
+def test_mark_port_request_equals_the_request_of_pyroute2(isolated: bool) -> None:
     settings = [("IFLA_BRPORT_MODE", 1), ("IFLA_BRPORT_ISOLATED", int(isolated))]
     # pyroute2 needs IFLA_INFO_KIND to encode slave data; the driver does not send this attribute.
     kind = [("IFLA_INFO_KIND", "bridge_slave")]
@@ -61,7 +61,7 @@ def test_mark_port_is_encoded_like_pyroute2(isolated: bool) -> None:
     assert (request.kind, request.flags) == (16, 0x5)
 
 
-def test_link_requests_are_encoded_like_pyroute2() -> None:
+def test_delete_link_and_set_up_requests_equal_the_requests_of_pyroute2() -> None:
     assert netlink.delete_link(NAME).body == theirs(ifinfmsg(), {}, [("IFLA_IFNAME", NAME)])
     assert netlink.delete_link(NAME).kind == 17
     assert netlink.set_up(5).body == theirs(ifinfmsg(), {"index": 5, "flags": 1, "change": 1}, [])
@@ -79,7 +79,7 @@ def test_link_requests_are_encoded_like_pyroute2() -> None:
         ("fd00:1::2/64", {"family": 10, "prefixlen": 64}, [("IFA_FLAGS", 2)]),
     ],
 )
-def test_add_address_is_encoded_like_pyroute2(
+def test_add_address_request_equals_the_request_of_pyroute2(
     address: str, fields: dict[str, Any], attributes: list[tuple[str, Any]]
 ) -> None:
     expected = theirs(
@@ -91,7 +91,7 @@ def test_add_address_is_encoded_like_pyroute2(
 
 
 @pytest.mark.parametrize(("gateway", "family"), [("10.1.0.1", 2), ("fd00:1::1", 10)])
-def test_default_route_is_encoded_like_pyroute2(gateway: str, family: int) -> None:
+def test_default_route_request_equals_the_request_of_pyroute2(gateway: str, family: int) -> None:
     expected = theirs(
         rtmsg(),
         {"family": family, "table": 254, "proto": 4, "type": 1},
@@ -109,7 +109,7 @@ def test_invalid_addresses_are_refused(address: str) -> None:
         netlink.add_address(4, address)
 
 
-def test_datagram_carries_several_messages() -> None:
+def test_several_requests_are_encoded_in_one_datagram() -> None:
     requests = [netlink.mark_port(NAME, ALIAS + "x" * extra, False) for extra in range(4)]
     datagram = netlink.encode(requests, 0xFFFFFFFE)
     seen = []

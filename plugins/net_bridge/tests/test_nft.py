@@ -38,7 +38,7 @@ def elements(nft: Nft) -> frozenset[_plan.Element]:
     return _plan.parse_elements(nft.read("list table inet orlop", "list"))
 
 
-def test_rules_are_read_back_as_written(on_nft: Callable[[Callable[[Nft], None]], None]) -> None:
+def test_nftables_returns_the_rules_as_they_were_written(on_nft: Callable[[Callable[[Nft], None]], None]) -> None:
     def body(nft: Nft) -> None:
         nft.run(_plan.update_table("orlop", frozenset(), EVERYTHING), "create")
         assert elements(nft) == EVERYTHING

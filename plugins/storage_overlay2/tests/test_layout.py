@@ -38,7 +38,7 @@ async def _image_and_container(driver: Overlay2) -> None:
     await driver.prepare("c", "base")
 
 
-def test_files_have_dockerds_layout(root: Path) -> None:
+def test_files_on_disk_have_the_layout_of_dockerd(root: Path) -> None:
     async def main() -> dict[str, dict[str, str]]:
         driver = opened(root)
         await _image_and_container(driver)

@@ -28,7 +28,7 @@ def test_invalid_options_are_refused_with_dockers_messages(options: dict[str, st
         check_options(options)
 
 
-def test_options_become_mounts() -> None:
+def test_volume_options_determine_the_mount() -> None:
     assert mount_of(Kept("none", "bind,ro", "/srv")) == Mount("bind", "/srv", "", ("bind", "ro"))
     assert mount_of(Kept("tmpfs", "size=1m,uid=5", "tmpfs")) == Mount("tmpfs", "tmpfs", "", ("size=1m", "uid=5"))
     nfs = Kept("nfs", "addr=files.example,rw,nfsvers=4", ":/export")
