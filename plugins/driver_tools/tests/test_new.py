@@ -34,7 +34,7 @@ def test_new_project_contains_the_driver_name_in_every_place(kind: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["", "Upper", "1st", "a_b", "a--b", "-a", "a-", "../x", "a b", "x" * 41, "é", "a\n"])
-def test_invalid_names_are_refused(name: str) -> None:
+def test_invalid_driver_names_are_refused(name: str) -> None:
     with pytest.raises(InvalidParameter, match="as the name of a driver: use at most"):
         project("log", name)
 
