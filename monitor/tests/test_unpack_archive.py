@@ -38,7 +38,7 @@ def segments(*numbers: int) -> bytes:
 # --- header blocks
 
 
-def test_name_prefix_is_read_in_ustar_but_not_in_gnu() -> None:
+def test_prefix_field_is_part_of_the_name_in_ustar_headers_but_not_in_gnu_headers() -> None:
     assert parse_header(header(b"f", prefix=b"dir")).name == b"dir/f"
     assert parse_header(header(b"f")).name == b"f"
     gnu_times = b"12345670123\0" * 2  # GNU tar stores times in the bytes where ustar stores the prefix
@@ -46,13 +46,13 @@ def test_name_prefix_is_read_in_ustar_but_not_in_gnu() -> None:
     assert parse_header(header(b"f", magic=b"\0" * 8, prefix=b"junk")).name == b"f"
 
 
-def test_text_ends_at_a_nul_or_at_the_end_of_its_field() -> None:
+def test_text_in_a_header_field_ends_at_a_nul_byte_or_at_the_end_of_the_field() -> None:
     entry = parse_header(header(b"n" * 100, link=b"l\0junk"))
     assert (entry.name, entry.link) == (b"n" * 100, b"l")
     assert parse_header(header(b"")).name == parse_header(header()).link == b""
 
 
-def test_only_devices_have_device_numbers() -> None:
+def test_device_numbers_are_read_only_in_headers_of_devices() -> None:
     """Some tar programs leave garbage in the device fields of other entries."""
     for kind in (b"3", b"4"):
         entry = parse_header(header(b"d", kind, major=b"0000010\0", minor=b"0000345\0"))
@@ -63,13 +63,13 @@ def test_only_devices_have_device_numbers() -> None:
     assert (entry.major, entry.minor) == (0, 0)
 
 
-def test_checksums_of_signed_bytes_are_accepted() -> None:
+def test_header_checksums_computed_from_signed_bytes_are_accepted() -> None:
     name = b"\x7f\x80\xff"
     assert parse_header(header(name)).name == parse_header(header(name, signed=True)).name == name
 
 
 @pytest.mark.parametrize("bad", [b"12a", b"0x1", b"8", b"\xc3"])
-def test_numbers_that_are_not_octal_are_refused(bad: bytes) -> None:
+def test_header_numbers_that_are_not_octal_are_refused(bad: bytes) -> None:
     with pytest.raises(UnpackError, match=NO_TAR):
         parse_header(header(uid=bad)) if bad[0] < 128 else parse_header(header(uid=b" " + bad))
 
@@ -99,7 +99,7 @@ def test_malformed_pax_headers_are_refused(data: bytes) -> None:
         parse_pax(data)
 
 
-def test_pax_records_override_the_header() -> None:
+def test_pax_records_override_the_fields_of_the_header() -> None:
     records = [
         (b"path", b"\xff=\n"),
         (b"linkpath", b"to"),
@@ -123,7 +123,7 @@ def test_malformed_pax_numbers_are_refused(key: bytes, value: bytes) -> None:
         apply_pax(parse_header(header()), [(key, value)])
 
 
-def test_global_headers_are_ignored_and_long_names_belong_to_one_entry() -> None:
+def test_global_pax_headers_are_ignored_and_a_gnu_long_name_applies_to_the_next_entry() -> None:
     long, link = b"n" * 200, b"l" * 200
     data = b"".join(
         [
@@ -164,12 +164,12 @@ def test_the_size_of_headers_with_content_is_limited(kind: bytes, what: str) -> 
         ({"gid": b"\x80\0\0\0\xff\xff\xff\xff"}, "f: owner 0:4294967295 is out of range"),
     ],
 )
-def test_numbers_out_of_range_are_refused(fields: dict[str, bytes], message: str) -> None:
+def test_sizes_and_owners_out_of_range_are_refused(fields: dict[str, bytes], message: str) -> None:
     with pytest.raises(UnpackError, match=message):
         read(header(**fields))
 
 
-def test_largest_numbers_are_accepted() -> None:
+def test_largest_allowed_sizes_and_owners_are_accepted() -> None:
     entry = one(header(uid=b"\x80\0\0\0\xff\xff\xff\xfe", gid=b"\x80\0\0\0\xff\xff\xff\xfe"))
     assert (entry.uid, entry.gid) == (0xFFFFFFFE, 0xFFFFFFFE)
     for mtime, expected in ((b"0", 0), (b"9223372036.854775807", (1 << 63) - 1), (b"9223372036.854775808", 0), (b"-1", 0)):
@@ -177,7 +177,7 @@ def test_largest_numbers_are_accepted() -> None:
 
 
 @pytest.mark.parametrize("kind", [b"1", b"2", b"3", b"4", b"5", b"6"])
-def test_only_files_have_content(kind: bytes) -> None:
+def test_size_of_an_entry_that_is_not_a_file_is_ignored(kind: bytes) -> None:
     assert one(header(b"f", kind, size=octal(600), link=b"to")).size == 0
 
 
@@ -187,7 +187,7 @@ def test_content_is_padded(kind: bytes) -> None:
         assert one(header(b"f", kind, size=octal(length)) + content(b"\1" * length)).size == length
 
 
-def test_archive_ends_at_its_end_mark_and_truncation_is_refused() -> None:
+def test_archive_ends_at_its_end_mark_and_a_truncated_archive_is_refused() -> None:
     whole = header(b"a", size=octal(5)) + content(b"hello")
     assert [data for _, data in read(whole)] == [data for _, data in read(whole + bytes(1024) + header(b"b"))] == [b"hello"]
     for cut in (1, 511, 513, 1023):
@@ -287,9 +287,8 @@ def test_inconsistent_sparse_maps_are_refused(form: Form, numbers: tuple[int, ..
 
 @PAX
 @pytest.mark.parametrize("kind", [b"1", b"2", b"3", b"4", b"5", b"6", b"V"])
-def test_only_files_are_sparse(form: Form, kind: bytes) -> None:
-    """A sparse map is refused for all other entries. Otherwise, the content of a symlink would be parsed as the next
-    header."""
+def test_sparse_map_of_an_entry_that_is_not_a_file_is_refused(form: Form, kind: bytes) -> None:
+    """If the map were accepted, the content of a symlink would be parsed as the next header."""
     with pytest.raises(UnpackError, match="f has a sparse map, but is not a file"):
         read(form(0, 10, kind=kind))
 
@@ -348,7 +347,7 @@ def test_number_of_sparse_segments_is_limited() -> None:
         read(old_gnu(*empty(SPARSE_LIMIT + 1), data=b""))
 
 
-def test_sparse_map_in_the_content_may_be_as_long_as_a_pax_header() -> None:
+def test_sparse_map_in_the_content_of_an_entry_may_be_as_long_as_a_pax_header() -> None:
     count = (META_LIMIT - 8) // 42  # two numbers of 20 digits each
     text = b"%d\n" % count + b"%020d\n%020d\n" % (20, 0) * count
     assert META_LIMIT - 512 < len(text) <= META_LIMIT

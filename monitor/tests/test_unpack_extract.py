@@ -52,7 +52,7 @@ def text(path: str) -> str:
 # --- names and kinds
 
 
-def test_root_is_unchanged_and_its_content_skipped(target: str) -> None:
+def test_entry_for_the_root_directory_changes_nothing_and_its_content_is_skipped(target: str) -> None:
     before = os.stat(target)
     members = [member("./", DIR, mode=0o700, uid=5), member("./", content=b"x" * 600), member(".wh.a", content=b"x" * 600)]
     assert unpack(archive([*members, member("last")]), target) == 4
@@ -61,12 +61,12 @@ def test_root_is_unchanged_and_its_content_skipped(target: str) -> None:
 
 
 @pytest.mark.parametrize("kind", [b"V", b"M", b"D", b"Z"])
-def test_unsupported_types_are_refused(target: str, kind: bytes) -> None:
+def test_entries_of_unsupported_types_are_refused(target: str, kind: bytes) -> None:
     with pytest.raises(UnpackError, match=f"f: entries of type {kind.decode()} are not supported"):
         unpack(header(b"f", kind), target)
 
 
-def test_keep_kind_refuses_to_replace_directories_and_files(target: str) -> None:
+def test_option_keep_kind_forbids_to_replace_a_directory_by_a_file_or_a_file_by_a_directory(target: str) -> None:
     unpack(archive([member("d", DIR), member("d/f", content=b"1"), member("l", LINK, linkname="d")]), target)
     for name, kind in (("d", tarfile.REGTYPE), ("d", LINK), ("d", FIFO)):
         refused(target, "cannot overwrite directory d with non-directory", member(name, kind, linkname="x"), keep_kind=True)
@@ -89,7 +89,7 @@ KINDS = {
 
 @pytest.mark.parametrize("old", KINDS)
 @pytest.mark.parametrize("new", KINDS)
-def test_entry_of_any_type_replaces_any_other_type(target: str, old: str, new: str) -> None:
+def test_entry_of_any_type_replaces_an_earlier_entry_of_any_type(target: str, old: str, new: str) -> None:
     inside = [member("x/sub/f")] if old == "directory" else []
     members = [member("f", content=b"f", mtime=5), KINDS[old], *inside, KINDS[new], member("g")]
     assert unpack(archive(members), target) == len(members)
@@ -99,7 +99,7 @@ def test_entry_of_any_type_replaces_any_other_type(target: str, old: str, new: s
         assert info.st_ino == os.stat(f"{target}/f").st_ino
 
 
-def test_symlink_that_replaced_a_directory_is_followed(target: str) -> None:
+def test_entry_below_a_symlink_that_replaced_a_directory_is_written_to_the_symlinks_target(target: str) -> None:
     members = [member("e", DIR), member("d/x"), member("d", LINK, linkname="e"), member("d/y")]
     unpack(archive(members), target)
     assert os.listdir(f"{target}/e") == ["y"]
@@ -137,7 +137,7 @@ def test_entry_below_a_dangling_symlink_is_refused(target: str) -> None:
     refused(target, "l: it is a dangling symlink, and cannot contain files", *members)
 
 
-def test_unpacking_into_a_removed_root_fails(tmp_path: Path) -> None:
+def test_attempt_to_unpack_into_a_removed_root_fails(tmp_path: Path) -> None:
     root = os.open(tmp_path, os.O_RDONLY)
     try:
         os.rmdir(tmp_path)
@@ -147,7 +147,7 @@ def test_unpacking_into_a_removed_root_fails(tmp_path: Path) -> None:
         os.close(root)
 
 
-def test_system_errors_name_the_entry(target: str) -> None:
+def test_system_errors_contain_the_name_of_the_entry(target: str) -> None:
     with pytest.raises(OSError, match=r"File name too long: 'd/x{90}") as raised:
         unpack(archive([member("d/" + "x" * 300)]), target)
     assert raised.value.errno == errno.ENAMETOOLONG
@@ -156,7 +156,7 @@ def test_system_errors_name_the_entry(target: str) -> None:
 # --- limits
 
 
-def test_values_at_the_limits_are_allowed(target: str) -> None:
+def test_archive_that_exactly_reaches_the_limits_is_accepted(target: str) -> None:
     limits = Limits(entries=3, depth=2, path=10, size=20 * 512)
     allowed = [member("a/b"), member("x" * 10), member("l", LINK, linkname="y" * 10)]
     assert unpack(archive(allowed, tarfile.GNU_FORMAT), target, limits=limits) == 3
@@ -172,7 +172,7 @@ def hole(size: int, kind: bytes = b"0") -> bytes:
     return pax(*records) + header(b"GNU/s", kind, size=octal(9)) + content(b"begin-end")
 
 
-def test_sparse_files_have_holes_and_are_limited(target: str) -> None:
+def test_sparse_files_are_unpacked_with_holes_and_are_limited_in_size(target: str) -> None:
     for kind in (b"0", b"7"):
         assert unpack(hole(1 << 26, kind) + header(b"f"), target, limits=Limits(size=1 << 26)) == 2
         with open(f"{target}/s", "rb") as file:
@@ -187,7 +187,7 @@ def test_sparse_files_have_holes_and_are_limited(target: str) -> None:
     assert os.stat(f"{target}/hole").st_size == 4096
 
 
-def test_progress_is_reported_for_entries_and_within_large_ones(target: str) -> None:
+def test_progress_is_reported_for_each_entry_and_within_large_entries(target: str) -> None:
     ticks: list[None] = []
     unpack(archive([member("a", content=b"small"), member("b")]), target, tick=lambda: ticks.append(None))
     assert len(ticks) == 2
@@ -195,14 +195,14 @@ def test_progress_is_reported_for_entries_and_within_large_ones(target: str) -> 
     assert len(ticks) >= 6
 
 
-def test_open_directories_are_limited(target: str) -> None:
+def test_number_of_open_directories_is_limited(target: str) -> None:
     seen: list[int] = []
     members = [member(f"d{index}/f") for index in range(200)]
     unpack(archive(members), target, tick=lambda: seen.append(len(os.listdir("/proc/self/fd"))))
     assert max(seen) - min(seen) <= _CACHED
 
 
-def test_digest_covers_data_after_the_end_mark(target: str) -> None:
+def test_digest_of_an_archive_covers_data_after_the_end_mark(target: str) -> None:
     data = archive([member("f")]) + b"more" * CHUNK
     with open(f"{target}/archive", "w+b") as file:
         file.write(data)
@@ -248,7 +248,9 @@ def test_extended_attributes_are_set_on_files_and_directories(target: str) -> No
         unpack(pax((b"SCHILY.xattr.user.a\0b", b"1")) + header(b"f"), target)
 
 
-def test_extended_attributes_are_skipped_where_unsupported(target: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_extended_attributes_are_skipped_on_file_systems_without_support(
+    target: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     data = archive([with_xattrs("f", tarfile.REGTYPE, {"user.a": "1"}), with_xattrs("d", DIR, {"user.a": "1"})])
 
     def fail(number: int) -> None:
@@ -264,7 +266,7 @@ def test_extended_attributes_are_skipped_where_unsupported(target: str, monkeypa
         unpack(data, target)
 
 
-def test_modes_and_times_are_set(target: str) -> None:
+def test_modes_and_times_of_entries_are_set(target: str) -> None:
     """Modes and times are also set on existing directories, and on directories in which files are created later."""
     members = [
         member("made/f", mode=0o600, mtime=1),
@@ -296,7 +298,7 @@ def test_modes_and_times_are_set(target: str) -> None:
     assert modes == expected
 
 
-def test_errors_when_times_are_set_are_reported(target: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_failure_to_set_times_is_reported(target: str, monkeypatch: pytest.MonkeyPatch) -> None:
     utime = os.utime
 
     def fail(name: object, *more: Any, **options: Any) -> None:
@@ -341,7 +343,7 @@ def test_devices_are_created(target: str) -> None:
     assert (info.st_rdev, info.st_mode) == (os.makedev(1, 3), stat.S_IFCHR | 0o4666)
 
 
-def test_fifos_are_not_devices(target: str) -> None:
+def test_fifos_are_unpacked_even_if_device_nodes_are_not_allowed(target: str) -> None:
     assert unpack(archive([member("p", FIFO)]), target, devices=False) == 1
     for kind in (CHAR, tarfile.BLKTYPE):
         refused(target, "d: device nodes are not allowed", member("d", kind), devices=False)
@@ -354,12 +356,12 @@ OVERLAY = pytest.mark.parametrize("overlay", [False, pytest.param(True, marks=py
 
 @OVERLAY
 @pytest.mark.parametrize("name", [".wh.", "d/.wh..", ".wh..."])
-def test_whiteouts_without_a_name_are_refused(target: str, overlay: bool, name: str) -> None:
+def test_whiteouts_that_contain_no_file_name_are_refused(target: str, overlay: bool, name: str) -> None:
     refused(target, f"{name}: it is not a valid whiteout", member(name), overlay=overlay)
 
 
 @OVERLAY
-def test_whiteout_names_are_ordinary_outside_layers(target: str, overlay: bool) -> None:
+def test_names_of_whiteouts_have_no_special_meaning_outside_layers(target: str, overlay: bool) -> None:
     names = [".wh.a", ".wh..wh..opq", "d/.wh."]
     unpack(archive([member(name) for name in names]), target, layer=False, overlay=overlay)
     assert all(os.path.isfile(f"{target}/{name}") for name in names)
@@ -433,14 +435,16 @@ def overlay_picture(target: str) -> dict[str, str]:
         ([member("null", CHAR, devmajor=1, devminor=3), member("null", DIR)], {"null": "dir"}),
     ],
 )
-def test_whiteouts_become_those_of_overlayfs(target: str, members: list[Member], expected: dict[str, str]) -> None:
+def test_whiteouts_are_converted_to_whiteouts_and_opaque_directories_of_overlayfs(
+    target: str, members: list[Member], expected: dict[str, str]
+) -> None:
     unpack(archive(members), target, overlay=True)
     assert overlay_picture(target) == expected
     assert not any("opaque" in each for each in os.listxattr(target))
 
 
 @needs_root
-def test_files_below_files_are_refused(target: str) -> None:
+def test_entry_below_a_file_or_symlink_or_device_is_refused_in_an_overlay_layer(target: str) -> None:
     for between in (
         member("f", content=b"file"),
         member("f", LINK, linkname="g"),
@@ -451,6 +455,6 @@ def test_files_below_files_are_refused(target: str) -> None:
 
 
 @needs_root
-def test_opaque_root_is_marked(target: str) -> None:
+def test_opaque_whiteout_in_the_root_marks_the_root_as_opaque(target: str) -> None:
     unpack(archive([member(".wh..wh..opq")]), target, overlay=True)
     assert os.getxattr(target, "trusted.overlay.opaque") == b"y" and os.listdir(target) == []

@@ -51,7 +51,7 @@ def read_whole(data: bytes, limit: int = 1 << 30) -> tuple[bytes, str]:
         return whole, stream.digest()
 
 
-def test_stream_without_hash_has_no_digest_and_the_same_limit() -> None:
+def test_stream_without_hash_has_no_digest_but_the_same_size_limit() -> None:
     with memory(NOISE) as fd, Uncompressed(fd, 1 << 30, hashed=False) as stream:
         assert b"".join(map(bytes, stream.rest())) == NOISE and stream.size == len(NOISE) and stream.digest() == ""
     limit = len(NOISE) - 1
@@ -63,7 +63,7 @@ def test_stream_without_hash_has_no_digest_and_the_same_limit() -> None:
 
 
 @pytest.mark.parametrize("kind", ["", *PACKERS])
-def test_every_compression_is_read(kind: str) -> None:
+def test_streams_of_every_supported_compression_are_read(kind: str) -> None:
     packed = PACKERS[kind](NOISE) if kind else NOISE
     assert read_whole(packed) == (NOISE, f"sha256:{hashlib.sha256(NOISE).hexdigest()}")
 
@@ -97,7 +97,7 @@ def zstd_frames() -> list[bytes]:
     return frames
 
 
-def test_zstd_streams_must_end_with_a_frame() -> None:
+def test_zstd_stream_that_ends_within_a_frame_is_refused() -> None:
     """A truncated stream is also detected if it is read in small pieces."""
     frames = zstd_frames()
     whole = b"".join(frames)
@@ -114,7 +114,7 @@ def test_zstd_streams_must_end_with_a_frame() -> None:
             read_whole(frame[:-1])
 
 
-def test_zeros_after_the_last_member_are_ignored() -> None:
+def test_zero_bytes_after_the_last_compressed_member_are_ignored() -> None:
     for kind in ("bzip2", "xz"):
         assert read_whole(PACKERS[kind](b"data") + bytes(2 * CHUNK))[0] == b"data"
 
@@ -138,7 +138,7 @@ def test_read_errors_of_the_source_are_raised_as_os_errors(tmp_path: str) -> Non
 # --- reading
 
 
-def test_reads_of_any_size_return_the_stream() -> None:
+def test_stream_can_be_read_in_pieces_of_any_size() -> None:
     with memory(NOISE) as fd, Uncompressed(fd, 1 << 30) as stream:
         assert stream.read(0) == b""
         assert stream.read(10) == NOISE[:10]
@@ -151,14 +151,14 @@ def test_reads_of_any_size_return_the_stream() -> None:
             stream.skip(1)
 
 
-def test_digest_covers_the_whole_stream() -> None:
+def test_digest_of_a_stream_covers_unread_data_too() -> None:
     with memory(NOISE) as fd, Uncompressed(fd, 1 << 30) as stream:
         stream.read(1)
         stream.drain()
         assert stream.digest() == f"sha256:{hashlib.sha256(NOISE).hexdigest()}"
 
 
-def test_unread_stream_leaves_no_thread_or_descriptor() -> None:
+def test_stream_that_is_closed_before_its_end_leaves_no_thread_or_descriptor() -> None:
     with no_descriptors_left(), memory(bytes(20 * CHUNK)) as fd, Uncompressed(fd, 1 << 30) as stream:
         stream.read(1)
         thread = stream._thread
@@ -166,7 +166,7 @@ def test_unread_stream_leaves_no_thread_or_descriptor() -> None:
     assert not thread.is_alive() and stream.size < 20 * CHUNK
 
 
-def test_compressed_file_counts_bytes_read() -> None:
+def test_compressed_file_counts_the_bytes_that_were_read_from_the_file() -> None:
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)  # one message for each read
     with ours, theirs:
         ours.setblocking(False)
@@ -190,7 +190,7 @@ def test_compressed_file_counts_bytes_read() -> None:
 # --- writing
 
 
-def test_short_writes_are_continued(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_write_whole_writes_all_bytes_after_short_writes(monkeypatch: pytest.MonkeyPatch) -> None:
     write = os.write
     with memory() as fd:
         monkeypatch.setattr(os, "write", lambda fd, data: write(fd, data[:3]))
@@ -228,8 +228,8 @@ def received(*parts: bytes) -> object:
         sender.join()
 
 
-def test_requests_are_read_from_pieces() -> None:
-    """Each byte is sent after the previous byte has been read."""
+def test_request_that_arrives_byte_by_byte_is_read_exactly_to_its_end() -> None:
+    """`Connection.recv` returns one byte at a time."""
     whole = encode(Decompress(7))
 
     class Connection(socket.socket):

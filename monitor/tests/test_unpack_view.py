@@ -34,7 +34,7 @@ def found(path: str) -> tuple[str, int, str]:
         os.close(resolved.parent)
 
 
-def test_paths_are_resolved_like_docker(base: str) -> None:
+def test_paths_in_a_container_are_resolved_like_in_docker(base: str) -> None:
     """The last component of a path is followed only if the path ends with "/" or "/."."""
     assert found(f"{base}/d/f") == ("f", stat.S_IFREG, "")
     assert found(f"{base}/d/../l/f") == ("f", stat.S_IFREG, "")
@@ -54,7 +54,7 @@ def test_missing_paths_and_files_used_as_directories_are_refused(base: str) -> N
             ResolvedPath(f"{base}/{file}")
 
 
-def test_target_directory_is_opened_through_links(base: str) -> None:
+def test_target_directory_of_an_extraction_may_be_a_symlink(base: str) -> None:
     for path in ("d", "l"):
         fd = directory(f"{base}/{path}")
         assert os.listdir(fd) == ["f"]
@@ -76,7 +76,7 @@ def copied(base: str, path: str, volume: Path) -> bool:
         os.close(target)
 
 
-def test_only_an_empty_volume_is_filled(base: str, tmp_path_factory: pytest.TempPathFactory) -> None:
+def test_only_an_empty_volume_is_filled_with_the_images_files(base: str, tmp_path_factory: pytest.TempPathFactory) -> None:
     volume = tmp_path_factory.mktemp("volume")
     os.chmod(f"{base}/d", 0o710)
     os.symlink(base, f"{base}/absolute")  # inside the root, this symlink is dangling
@@ -90,7 +90,7 @@ def test_only_an_empty_volume_is_filled(base: str, tmp_path_factory: pytest.Temp
     assert not copied(base, "/d", volume) and (volume / "f").read_text() == "mine"
 
 
-def test_binds_are_nested_by_destination() -> None:
+def test_bind_mounts_are_nested_by_destination() -> None:
     places = ["/a", "/ab", "/a/b", "/x/y", "/a/b/c/d"]
     top = _nested([_Source(Bind("/source", place), -1, detached=False) for place in places])
 

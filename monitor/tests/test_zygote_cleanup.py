@@ -27,7 +27,7 @@ def run(directory, pid, cgroup):
     records.write(directory, InitRecord(100 + pid, 1, 1, (cgroup,)))
 
 
-def test_cgroup_of_a_dead_monitor_is_killed_and_its_exit_recorded(one, tmp_path):
+def test_container_of_a_dead_monitor_is_killed_and_its_exit_is_recorded(one, tmp_path):
     run(str(tmp_path), 1, "/sys/fs/cgroup/first")
     one._ended(1, -9, str(tmp_path))
     one.later.pop()()
@@ -36,7 +36,7 @@ def test_cgroup_of_a_dead_monitor_is_killed_and_its_exit_recorded(one, tmp_path)
     assert found.code == 137 and found.error == "the container's monitor ended (signal 9); the container was killed"
 
 
-def test_cleanup_does_not_touch_the_next_run(one, tmp_path):
+def test_cleanup_after_a_dead_monitor_does_not_touch_the_next_run_of_the_container(one, tmp_path):
     run(str(tmp_path), 1, "/sys/fs/cgroup/first")
     one._ended(1, -9, str(tmp_path))
     run(str(tmp_path), 2, "/sys/fs/cgroup/second")

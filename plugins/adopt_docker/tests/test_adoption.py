@@ -138,7 +138,7 @@ def adopt(config: Config, root: Path, **options: bool) -> adoption.Outcome:
     return trio.run(main)
 
 
-def test_adopted_files_are_used_in_place(config: Config, docker_root: Any) -> None:
+def test_adoption_links_files_and_leaves_the_docker_root_unchanged(config: Config, docker_root: Any) -> None:
     root, data = docker_root.write(), Path(config.data_root)
     before = tree(root)
     outcome = adopt(config, root)
@@ -159,7 +159,7 @@ def test_adopted_files_are_used_in_place(config: Config, docker_root: Any) -> No
     assert again.plan is None and again.adopted == outcome.adopted, "the second time, there is nothing to do"
 
 
-def test_links_are_synced_before_their_rows_are_committed(
+def test_links_to_adopted_files_are_synced_before_the_rows_are_committed(
     config: Config, docker_root: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     root, data = docker_root.write(), config.data_root
@@ -187,7 +187,7 @@ def test_links_are_synced_before_their_rows_are_committed(
     assert steps.index(("rename", blob)) < steps.index(("sync", os.path.dirname(blob))), "published, then synced"
 
 
-def test_move_is_synced_before_it_is_recorded(config: Config, docker_root: Any) -> None:
+def test_moved_directories_are_synced_after_the_last_rename(config: Config, docker_root: Any) -> None:
     root, data = docker_root.write(), config.data_root
     with recorded() as steps:
         adopt(config, root, for_good=True)
@@ -297,7 +297,7 @@ def test_give_back_killed_at_any_step_loses_no_rotated_log(
     assert seen == {True, False}
 
 
-def test_interrupted_command_is_completed_by_repeating_it(
+def test_interrupted_move_or_give_back_is_completed_by_repeating_the_command(
     config: Config, docker_root: Any, tmp_path: Path, monkeypatch: Any
 ) -> None:
     root, killer = docker_root.write(), Killer(monkeypatch, tmp_path)
@@ -369,7 +369,7 @@ def test_root_of_a_running_dockerd_is_refused(config: Config, docker_root: Any, 
     adopt(config, root)
 
 
-def test_give_back_is_refused_while_own_objects_use_adopted_ones(config: Config, docker_root: Any) -> None:
+def test_give_back_is_refused_while_a_container_of_orlop_uses_adopted_objects(config: Config, docker_root: Any) -> None:
     root = docker_root.write()
     adopt(config, root)
 
@@ -393,7 +393,7 @@ def test_give_back_is_refused_while_own_objects_use_adopted_ones(config: Config,
         trio.run(give_back.give_back, config)
 
 
-def test_give_back_keeps_images_of_other_platforms_under_a_shared_name(config: Config, docker_root: Any) -> None:
+def test_give_back_keeps_an_image_that_shares_a_name_with_an_adopted_image(config: Config, docker_root: Any) -> None:
     adopt(config, docker_root.write())
     key, other = "ref:docker.io/library/app:1", "sha256:" + "9" * 64
 
@@ -444,8 +444,10 @@ def test_give_back_reports_files_removed_after_a_move(config: Config, docker_roo
     assert (root / "overlay2/rwcccc/diff/written").exists()
 
 
-def test_move_of_a_link_is_refused(config: Config, docker_root: Any, tmp_path: Path) -> None:
-    """The administrator has replaced the volume's directory by a link to another disk."""
+def test_move_of_a_directory_that_was_replaced_by_a_symlink_is_refused(
+    config: Config, docker_root: Any, tmp_path: Path
+) -> None:
+    """An administrator has moved a layer to another disk, and left a symlink."""
     root = docker_root.write()
     (root / "overlay2/layer0").rename(tmp_path / "elsewhere")
     (root / "overlay2/layer0").symlink_to(tmp_path / "elsewhere")
@@ -455,7 +457,7 @@ def test_move_of_a_link_is_refused(config: Config, docker_root: Any, tmp_path: P
     assert objects(config) == NOTHING and links(config) == []
 
 
-def test_repeated_adoption_can_move(config: Config, docker_root: Any) -> None:
+def test_files_of_an_adopted_root_can_be_moved_by_a_second_adoption(config: Config, docker_root: Any) -> None:
     root = docker_root.write()
     adopt(config, root)
     outcome = adopt(config, root, for_good=True)
@@ -463,7 +465,9 @@ def test_repeated_adoption_can_move(config: Config, docker_root: Any) -> None:
     assert not Path(config.data_root, "volumes/named").is_symlink()
 
 
-def test_boot_warns_of_changes_by_dockerd(config: Config, docker_root: Any, caplog: pytest.LogCaptureFixture) -> None:
+def test_daemon_warns_once_at_its_start_of_changes_that_dockerd_made_to_an_adopted_root(
+    config: Config, docker_root: Any, caplog: pytest.LogCaptureFixture
+) -> None:
     root = docker_root.write()
     adopt(config, root)
     boot(config)
@@ -495,7 +499,7 @@ def checksum(data: bytes) -> int:
     return value
 
 
-def test_missing_root_is_reported_and_used_when_it_is_back(
+def test_missing_docker_root_is_reported_and_its_objects_remain(
     config: Config, docker_root: Any, caplog: pytest.LogCaptureFixture
 ) -> None:
     root = docker_root.write()
@@ -525,7 +529,7 @@ def test_adoption_of_a_second_root_is_refused(config: Config, docker_root: Any, 
         adopt(config, other)
 
 
-def test_give_back_keeps_files_that_replaced_a_link(config: Config, docker_root: Any, tmp_path: Path) -> None:
+def test_give_back_keeps_a_symlink_that_an_administrator_made(config: Config, docker_root: Any, tmp_path: Path) -> None:
     """An administrator has moved the volume to another disk."""
     adopt(config, docker_root.write())
     volume = Path(config.data_root, "volumes/named")

@@ -30,7 +30,7 @@ def everything(data: bytes) -> None:
     tree(Bolt(data).root)
 
 
-def test_all_kinds_of_pages_are_read(write_bolt: Callable[..., bytes]) -> None:
+def test_database_with_all_kinds_of_pages_is_read(write_bolt: Callable[..., bytes]) -> None:
     file = Bolt(write_bolt(TREE))
     assert tree(file.root) == TREE
     assert file.transaction == 7, "the newer meta page; the other one leads nowhere"
@@ -39,7 +39,7 @@ def test_all_kinds_of_pages_are_read(write_bolt: Callable[..., bytes]) -> None:
     assert file.root.find("nested", "none", "deep") is None
 
 
-def test_older_meta_page_is_used_if_the_newer_is_damaged(write_bolt: Callable[..., bytes]) -> None:
+def test_older_meta_page_is_used_if_the_newer_meta_page_is_damaged(write_bolt: Callable[..., bytes]) -> None:
     data = bytearray(write_bolt(TREE))
     newer = bytes(data[PAGE : 2 * PAGE])
     data[:PAGE], data[PAGE + 40] = newer, data[PAGE + 40] ^ 1
@@ -50,7 +50,7 @@ def test_older_meta_page_is_used_if_the_newer_is_damaged(write_bolt: Callable[..
 
 
 @pytest.mark.parametrize("data", [b"", b"x" * 100, b"\0" * 20000], ids=["empty", "short", "zeros"])
-def test_other_files_are_refused(data: bytes) -> None:
+def test_files_that_are_no_bolt_databases_are_refused(data: bytes) -> None:
     with pytest.raises(BoltError):
         Bolt(data)
 
@@ -81,7 +81,9 @@ def test_value_outside_its_page_is_refused(write_bolt: Callable[..., bytes]) -> 
 @given(
     changes=st.lists(st.tuples(st.integers(2 * PAGE, 20 * PAGE), st.integers(0, 255)), max_size=20), cut=st.integers(0, 40)
 )
-def test_damage_raises_only_bolt_errors(write_bolt: Callable[..., bytes], changes: list[tuple[int, int]], cut: int) -> None:
+def test_damaged_database_raises_no_errors_except_bolt_errors(
+    write_bolt: Callable[..., bytes], changes: list[tuple[int, int]], cut: int
+) -> None:
     data = bytearray(write_bolt(TREE))
     for at, value in changes:
         data[at % len(data)] = value

@@ -142,7 +142,7 @@ def store(tmp_path: Path, write_bolt: WriteBolt) -> ContainerdStore:
     return ContainerdStore(tmp_path / "docker/containerd/daemon", write_bolt)
 
 
-def test_images_and_snapshots_are_read(store: ContainerdStore) -> None:
+def test_images_and_snapshots_of_containerd_are_read(store: ContainerdStore) -> None:
     base = store.write()
     assert containerd.is_present(base) and not containerd.is_present(f"{base}/none")
     found = containerd.read(base)
@@ -162,7 +162,7 @@ def test_images_and_snapshots_are_read(store: ContainerdStore) -> None:
     assert (root.key, root.parent, root.committed) == (CONTAINER, "containerd-5", False)
 
 
-def test_containerd_store_is_adopted(store: ContainerdStore, docker_root: Any, config: Config) -> None:
+def test_image_store_of_containerd_is_adopted(store: ContainerdStore, docker_root: Any, config: Config) -> None:
     docker_root.config |= {"Driver": "overlayfs", "Image": store.app}
     root = docker_root.write()
     store.write()
@@ -183,7 +183,7 @@ def test_containerd_store_is_adopted(store: ContainerdStore, docker_root: Any, c
     assert blob.samefile(data / "content/blobs/sha256" / store.app[7:])
 
 
-def test_all_platforms_of_an_index_are_read(store: ContainerdStore) -> None:
+def test_images_of_all_unpacked_platforms_of_an_index_are_read(store: ContainerdStore) -> None:
     (other, mine), index = store.add_platforms()
     found = containerd.read(store.write())
     by_manifest = {image.manifests[0].digest: image for image in found.images.values()}
@@ -230,7 +230,7 @@ def test_container_of_another_platform_keeps_its_image(
     assert all((blobs / each.removeprefix("sha256:")).is_file() for each in (index, mine, other, *kept)) and len(kept) == 2
 
 
-def test_container_of_a_missing_platform_names_the_index(store: ContainerdStore, docker_root: Any) -> None:
+def test_container_whose_image_manifest_is_missing_refers_to_the_index(store: ContainerdStore, docker_root: Any) -> None:
     _, index = store.add_platforms()
     docker_root.config |= {"Driver": "overlayfs", "Image": index, "ImageManifest": {"digest": "sha256:" + "7" * 64}}
     root = docker_root.write()
@@ -239,7 +239,9 @@ def test_container_of_a_missing_platform_names_the_index(store: ContainerdStore,
 
 
 @pytest.mark.parametrize("preferred", ["overlay2", "overlayfs"])
-def test_store_that_is_in_use_is_read_if_there_are_two(store: ContainerdStore, docker_root: Any, preferred: str) -> None:
+def test_dockers_configured_image_store_is_read_if_there_are_two_stores(
+    store: ContainerdStore, docker_root: Any, preferred: str
+) -> None:
     docker_root.config["Driver"] = preferred
     root = docker_root.write()
     store.write()
@@ -248,7 +250,7 @@ def test_store_that_is_in_use_is_read_if_there_are_two(store: ContainerdStore, d
     assert [remark.kind for remark in found.remarks] == ["images"]
 
 
-def test_store_of_the_system_containerd_is_found(
+def test_image_store_of_the_system_containerd_is_found(
     store: ContainerdStore, docker_root: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     root = docker_root.write()
@@ -306,7 +308,7 @@ def test_blob_with_a_wrong_digest_is_not_adopted(store: ContainerdStore) -> None
     assert "is damaged" in containerd.read(base).remarks[0].text
 
 
-def test_damaged_database_is_reported(store: ContainerdStore) -> None:
+def test_damaged_containerd_database_is_reported(store: ContainerdStore) -> None:
     base = store.write()
     (store.base / "io.containerd.snapshotter.v1.overlayfs/metadata.db").write_bytes(b"x" * 9000)
     with pytest.raises(Unreadable, match=r"cannot read .*metadata\.db: it has no valid meta page"):

@@ -115,14 +115,16 @@ def test_running_container_is_not_adopted(config: Config, docker_root: Any, monk
     ("config_mac", "desired", "kept"),
     [("02:42::1", "", "02:42::1"), ("", "02:42::2", "02:42::2"), ("x", "02:42::2", "02:42::2")],
 )
-def test_chosen_mac_address_is_kept(config: Config, docker_root: Any, config_mac: str, desired: str, kept: str) -> None:
+def test_adopted_container_keeps_a_mac_address_that_the_user_chose(
+    config: Config, docker_root: Any, config_mac: str, desired: str, kept: str
+) -> None:
     docker_root.config["Config"]["MacAddress"] = config_mac
     docker_root.config["NetworkSettings"]["Networks"]["front"] |= {"DesiredMacAddress": desired, "MacAddress": "02:42::3"}
     record = decode_container(row(look(config, docker_root), "containers", CONTAINER))
     assert record.endpoints["front"].mac_address == record.config.mac_address == kept
 
 
-def test_volumes_chosen_by_dockerd_are_kept(config: Config, docker_root: Any) -> None:
+def test_adopted_container_keeps_the_volumes_that_dockerd_recorded(config: Config, docker_root: Any) -> None:
     """A volume of the image, a volume of another container (--volumes-from), --tmpfs and --mount."""
     anonymous = "a" * 64
     docker_root.config["Config"]["Volumes"] = {"/image": {}}
@@ -149,8 +151,11 @@ def test_volumes_chosen_by_dockerd_are_kept(config: Config, docker_root: Any) ->
     assert stays(look(config, docker_root))["container web"] == f"its volume {anonymous} is not adopted"
 
 
-def test_container_in_a_namespace_of_an_unadopted_one_is_not_adopted(config: Config, docker_root: Any) -> None:
-    """The second container shares the network of the first. The first container is not adopted, because it has a quota."""
+def test_container_that_shares_a_namespace_with_an_unadopted_container_is_not_adopted(
+    config: Config, docker_root: Any
+) -> None:
+    """The second container shares the network namespace of the first container. The first container is not adopted, because
+    it has a quota."""
     docker_root.host["StorageOpt"] = {"size": "1G"}
     docker_root.more[OTHER] = (
         {**docker_root.config, "ID": OTHER, "Name": "/beside", "NetworkSettings": {}},
@@ -196,7 +201,7 @@ def test_unsupported_volume_and_its_containers_are_not_adopted(
     assert found == {"volume named": why, "container web": "its volume named is not adopted"}
 
 
-def test_large_files_and_links_are_not_read(tmp_path: Path) -> None:
+def test_files_above_the_size_limit_and_symlinks_are_not_read(tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(b"x" * 100)
     (tmp_path / "link").symlink_to("file")
     assert files.raw(str(tmp_path / "file"), 100) == b"x" * 100
@@ -213,7 +218,7 @@ def test_image_configuration_with_a_wrong_digest_is_not_adopted(config: Config, 
     assert found[f"image {docker_root.image}"] == "its configuration is damaged"
 
 
-def test_container_in_the_directory_of_another_is_not_adopted(config: Config, docker_root: Any) -> None:
+def test_container_whose_id_differs_from_its_directorys_name_is_not_adopted(config: Config, docker_root: Any) -> None:
     root = docker_root.write()
     (root / "containers" / CONTAINER).rename(root / "containers" / OTHER)
     found = stays(trio.run(adoption.look, config, str(root)))
@@ -229,7 +234,7 @@ def test_volume_with_an_invalid_name_is_not_adopted(config: Config, docker_root:
     )
 
 
-def test_root_on_another_file_system_is_refused(docker_root: Any) -> None:
+def test_docker_root_on_another_file_system_is_refused(docker_root: Any) -> None:
     root = docker_root.write()
     if os.stat("/dev/shm").st_dev == os.stat(root).st_dev:
         pytest.skip("/dev/shm is on the file system of the tests")
@@ -254,7 +259,7 @@ def test_damaged_objects_are_not_adopted(config: Config, docker_root: Any) -> No
     assert "cannot read" in found[f"container {OTHER[:12]}"]
 
 
-def test_swarm_plugins_and_build_cache_are_reported_as_not_adopted(config: Config, docker_root: Any) -> None:
+def test_swarm_and_plugins_and_build_cache_are_reported_as_not_adopted(config: Config, docker_root: Any) -> None:
     root = docker_root.write()
     for path in ("swarm/docker-state.json", f"plugins/{OTHER}/config.json", "165536.165536/x", "buildkit/x"):
         (root / path).parent.mkdir(parents=True, exist_ok=True)
@@ -281,7 +286,7 @@ def test_directories_without_a_docker_root_are_refused(
         docker_root.read(str(tmp_path / "x"))
 
 
-def test_other_storage_drivers_are_refused(config: Config, docker_root: Any, tmp_path: Path) -> None:
+def test_storage_drivers_other_than_overlay2_are_refused(config: Config, docker_root: Any, tmp_path: Path) -> None:
     root = docker_root.write()
     (root / "image/overlay2").rename(root / "image/btrfs")
     with pytest.raises(InvalidParameter, match="its storage driver is btrfs"):
@@ -291,7 +296,7 @@ def test_other_storage_drivers_are_refused(config: Config, docker_root: Any, tmp
         trio.run(adoption.look, vfs, str(root))
 
 
-def test_report_counts_and_lists_what_is_adopted(config: Config, docker_root: Any) -> None:
+def test_report_contains_numbers_and_names_of_the_adopted_objects(config: Config, docker_root: Any) -> None:
     docker_root.host["StorageOpt"] = {"size": "1G"}
     plan = look(config, docker_root)
     assert report.sentence(plan) == "1 image, 0 containers, 1 volume, 1 network; not adopted: 1"

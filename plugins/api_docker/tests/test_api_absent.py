@@ -27,7 +27,9 @@ PLUGINS = docker_router(plugins.routes(NO_ENGINE))
         *("GET /secrets", "POST /v1.45/secrets/x/update?version=1", "GET /configs/x", "POST /configs/create"),
     ],
 )
-def test_a_swarm_is_unavailable_in_docker_s_words(route: str, caplog: pytest.LogCaptureFixture) -> None:
+def test_swarm_routes_return_the_error_of_a_docker_node_without_a_swarm(
+    route: str, caplog: pytest.LogCaptureFixture
+) -> None:
     """The refusal is not logged: SDKs call these routes in each cleanup."""
     assert message(ask(SWARM, *route.split(" "))) == (
         503,
@@ -37,7 +39,7 @@ def test_a_swarm_is_unavailable_in_docker_s_words(route: str, caplog: pytest.Log
     assert not caplog.records
 
 
-def test_leaving_a_swarm_reports_that_there_is_none() -> None:
+def test_swarm_leave_fails_because_the_node_is_not_part_of_a_swarm() -> None:
     assert message(ask(SWARM, "POST", "/swarm/leave?force=1")) == (503, "This node is not part of a swarm")
 
 
@@ -67,7 +69,7 @@ def test_filters_of_plugins_are_checked() -> None:
         *(f"POST /plugins/a/b:1/{verb}" for verb in ("enable", "set", "push")),
     ],
 )
-def test_plugins_are_not_found(route: str) -> None:
+def test_requests_for_a_plugin_return_404(route: str) -> None:
     assert message(ask(PLUGINS, *route.split(" "))) == (404, 'plugin "a/b:1" not found')
 
 

@@ -31,7 +31,7 @@ def test_body_cannot_be_decoded_as_two_types() -> None:
     trio.run(main)
 
 
-def test_missing_body_is_an_empty_object_unless_required() -> None:
+def test_missing_body_means_an_empty_object_unless_a_body_is_required() -> None:
     async def main() -> None:
         assert await call().json(CreateRequest) == CreateRequest()
         with pytest.raises(errors.InvalidParameter, match="got EOF while reading request body"):
@@ -73,7 +73,7 @@ def test_json_body_is_decoded() -> None:
     assert (got.image, got.host_config.memory) == ("i", 5)
 
 
-def test_keys_match_in_any_case_and_null_means_absent() -> None:
+def test_keys_match_in_upper_and_lower_case_and_null_means_absent() -> None:
     got = decode_json(
         b'{"IMAGE":null,"hostconfig":{"MEMORY":null,"Names":["a",null]},"endpoints":{"N":null,"m":{"memory":1}},'
         b'"labels":{"KeepCase":null},"extra":{"Any":null},"raw":{"x":1},"Again":{"image":"deep"}}',
@@ -90,7 +90,7 @@ def test_keys_match_in_any_case_and_null_means_absent() -> None:
     assert decode_json(b"null", list[int]) == []
 
 
-def test_exact_key_wins_over_another_case() -> None:
+def test_key_in_the_exact_case_is_preferred_to_a_key_in_another_case() -> None:
     class Both(WireBase):
         a: int = msgspec.field(name="x", default=0)
         b: int = msgspec.field(name="X", default=0)
@@ -98,7 +98,7 @@ def test_exact_key_wins_over_another_case() -> None:
     assert decode_json(b'{"x":1,"X":2}', Both) == Both(a=1, b=2)
 
 
-def test_keys_are_folded_like_in_go() -> None:
+def test_case_of_keys_is_folded_like_in_go() -> None:
     """When Go's encoding/json compares keys, it treats the long s as "s" and the Kelvin sign as "k". Other letters beyond
     ASCII match only themselves."""
     assert decode_json('{"ho\u017ftConfig":{"Memory":5}}'.encode(), Outer).host_config.memory == 5

@@ -49,31 +49,31 @@ def mount(version: tuple[int, int], **given: Any) -> MountSpec:
 
 
 @pytest.mark.parametrize("version", [(1, 24), (1, 39)])
-def test_memory_is_shareable_by_default_before_1_40(version: tuple[int, int]) -> None:
-    """Before API 1.40, the default IPC mode of a new container is `shareable`."""
+def test_ipc_mode_is_shareable_by_default_before_api_1_40(version: tuple[int, int]) -> None:
+    """From API 1.40 on, the daemon's configuration decides."""
     assert host(version).ipc_mode == "shareable"
     assert host(version, ipc_mode="none").ipc_mode == "none"
     assert host((1, 40)).ipc_mode == host(NEWEST).ipc_mode == ""
 
 
-def test_a_request_without_host_config_gets_the_same_defaults() -> None:
+def test_create_request_without_host_config_gets_the_defaults_of_its_version() -> None:
     request = decode_json(b'{"Image":"x","HostConfig":null}', CreateRequest)
     settle_create(request, (1, 24), 1)
     assert request.host_config and request.host_config.ipc_mode == "shareable"
 
 
-def test_cgroups_are_the_host_s_by_default_before_1_41_on_cgroup_v1() -> None:
+def test_default_cgroup_namespace_is_the_hosts_before_api_1_41_on_cgroup_v1() -> None:
     assert host((1, 40)).cgroupns_mode == "host"
     assert host((1, 40), cgroup_version=2).cgroupns_mode == host((1, 41)).cgroupns_mode == ""
     assert host((1, 40), cgroupns_mode="private").cgroupns_mode == "private"
 
 
-def test_auto_remove_is_ignored_before_1_25() -> None:
+def test_auto_remove_is_ignored_before_api_1_25() -> None:
     assert not host((1, 24), auto_remove=True).auto_remove
     assert host((1, 25), auto_remove=True).auto_remove
 
 
-def test_fields_of_newer_versions_are_ignored() -> None:
+def test_request_fields_of_newer_api_versions_are_ignored() -> None:
     given: dict[str, Any] = {"console_size": [3, 4], "annotations": {"a": "b"}}
     assert host((1, 41), **given).console_size == [0, 0]
     assert host((1, 42), **given).console_size == [3, 4]
@@ -81,14 +81,14 @@ def test_fields_of_newer_versions_are_ignored() -> None:
     assert host((1, 43), **given).annotations == {"a": "b"}
 
 
-def test_start_interval_of_health_checks_needs_api_1_44() -> None:
+def test_start_interval_of_a_health_check_is_ignored_before_api_1_44() -> None:
     for version, interval in (((1, 43), 0), ((1, 44), 5)):
         request = CreateRequest(healthcheck=Healthcheck(start_interval=5))
         settle_create(request, version, 1)
         assert request.healthcheck and request.healthcheck.start_interval == interval
 
 
-def test_several_networks_are_refused_before_1_44() -> None:
+def test_create_request_with_several_networks_is_refused_before_api_1_44() -> None:
     def create(version: tuple[int, int], *names: str) -> None:
         endpoints = NetworkingConfig(endpoints_config=dict.fromkeys(names))
         settle_create(CreateRequest(networking_config=endpoints), version, 1)
@@ -99,7 +99,7 @@ def test_several_networks_are_refused_before_1_44() -> None:
     create((1, 44), "a", "b")
 
 
-def test_gateway_priorities_are_ignored_before_1_48() -> None:
+def test_gateway_priorities_are_ignored_before_api_1_48() -> None:
     for version, priority in (((1, 47), 0), ((1, 48), 7)):
         settings = EndpointSettings(gw_priority=7)
         settle_endpoint(settings, version)
@@ -110,7 +110,7 @@ def test_gateway_priorities_are_ignored_before_1_48() -> None:
         assert request.networking_config.endpoints_config["a"] == EndpointSettings(gw_priority=priority)
 
 
-def test_bind_options_are_dropped_by_version() -> None:
+def test_bind_options_of_newer_api_versions_are_ignored() -> None:
     def options(version: tuple[int, int]) -> BindOptions | None:
         return mount(version, type="bind", bind_options=BindOptions(non_recursive=True, create_mountpoint=True)).bind_options
 
@@ -119,7 +119,7 @@ def test_bind_options_are_dropped_by_version() -> None:
     assert options((1, 42)) == BindOptions(non_recursive=True, create_mountpoint=True)
 
 
-def test_mount_options_of_another_type_are_ignored_before_1_42() -> None:
+def test_options_for_another_mount_type_are_ignored_before_api_1_42() -> None:
     both: dict[str, Any] = {"volume_options": VolumeOptions(no_copy=True), "tmpfs_options": TmpfsOptions(mode=5)}
     old = mount((1, 41), type="tmpfs", **both)
     assert (old.volume_options, old.tmpfs_options) == (None, both["tmpfs_options"])
@@ -137,53 +137,53 @@ def test_mount_options_of_another_type_are_ignored_before_1_42() -> None:
         ((1, 48), {"type": "image"}, 'Mount type "Image"'),
     ],
 )
-def test_requests_that_older_versions_refuse(since: tuple[int, int], given: dict[str, Any], words: str) -> None:
-    """A mount option is refused by the API version before the version that introduced the option."""
+def test_mount_options_of_newer_api_versions_are_refused(since: tuple[int, int], given: dict[str, Any], words: str) -> None:
+    """The refused request has the API version before the version that introduced the option."""
     with pytest.raises(InvalidParameter, match=rf"{words} needs API v1\.{since[1]} or newer"):
         mount((since[0], since[1] - 1), **given)
     mount(since, **given)
 
 
-def test_read_only_is_recursive_since_1_44() -> None:
+def test_read_only_bind_mounts_are_recursive_since_api_1_44() -> None:
     assert flat_read_only((1, 43)) and not flat_read_only((1, 44))
 
 
-def test_limits_of_processes_are_updated_since_1_40() -> None:
+def test_pids_limit_can_be_updated_since_api_1_40() -> None:
     for version, limit in (((1, 39), None), ((1, 40), 5)):
         request = UpdateRequest(pids_limit=5)
         settle_update(request, version)
         assert request.pids_limit == limit
 
 
-def test_console_size_of_an_exec_needs_api_1_42() -> None:
+def test_console_size_of_an_exec_is_ignored_before_api_1_42() -> None:
     for version, size in (((1, 41), None), ((1, 42), [3, 4])):
         config = ExecConfig(console_size=[3, 4])
         settle_exec(config, version)
         assert config.console_size == size
 
 
-def test_a_container_wide_mac_address_is_refused_since_1_52() -> None:
+def test_mac_address_outside_the_network_settings_is_refused_since_api_1_52() -> None:
     request = CreateRequest(mac_address="02:42:ac:11:00:05")
     assert container_mac.settle(request, (1, 51)) == [container_mac.DEPRECATED]
     with pytest.raises(InvalidParameter, match=r"MacAddress is not supported by API v1\.52 and newer: set MacAddress of a"):
         container_mac.settle(CreateRequest(mac_address="02:42:ac:11:00:05"), (1, 52))
 
 
-def test_mac_address_of_a_connect_is_ignored_before_1_54() -> None:
+def test_mac_address_in_a_request_to_connect_a_network_is_ignored_before_api_1_54() -> None:
     for version, address in (((1, 53), ""), ((1, 54), "02:42:ac:11:00:05")):
         settings = EndpointSettings(mac_address="02:42:ac:11:00:05")
         settle_connect(settings, version)
         assert settings.mac_address == address
 
 
-def test_limits_by_device_are_updated_since_1_55() -> None:
+def test_blkio_limits_of_devices_can_be_updated_since_api_1_55() -> None:
     for version, kept in (((1, 54), None), ((1, 55), [])):
         request = UpdateRequest(blkio_device_read_bps=[], blkio_weight_device=[], blkio_device_write_iops=[])
         settle_update(request, version)
         assert request.blkio_device_read_bps == request.blkio_weight_device == request.blkio_device_write_iops == kept
 
 
-def test_a_port_without_a_host_port_is_warned_of_since_1_52() -> None:
+def test_published_port_without_a_host_port_causes_a_warning_since_api_1_52() -> None:
     ports = {"80/tcp": [], "81/tcp": [PortBinding(host_port="8081")], "82/tcp": None}
     request = CreateRequest(host_config=HostConfig(port_bindings=ports))
     assert create_warnings(request, (1, 51)) == []

@@ -11,7 +11,7 @@ from orlop_sdk import errors
 from .calls import call
 
 
-def test_labels_of_a_guard_are_added_to_filters() -> None:
+def test_labels_that_a_guard_requires_are_added_to_the_filters_of_a_request() -> None:
     asked = call('filters={"label":["a=1"],"name":["x"]}')
     asked.only = ("team=web",)
     assert asked.filters() == {"label": ["a=1", "team=web"], "name": ["x"]}
@@ -21,12 +21,12 @@ def test_labels_of_a_guard_are_added_to_filters() -> None:
 
 
 @pytest.mark.parametrize("text", ["", "0", "no", "FALSE", "none", "%20No%20"])
-def test_flags_are_false_for_dockers_false_values(text: str) -> None:
+def test_boolean_parameter_is_false_for_the_values_that_docker_treats_as_false(text: str) -> None:
     assert call(f"a={text}").flag("a", True) is False
 
 
 @pytest.mark.parametrize("text", ["1", "true", "abc", "off", "2"])
-def test_flags_are_true_for_other_values(text: str) -> None:
+def test_boolean_parameter_is_true_for_all_other_values(text: str) -> None:
     assert call(f"a={text}").flag("a") is True
 
 

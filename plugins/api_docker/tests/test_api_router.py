@@ -72,7 +72,7 @@ API = docker_router(
     ],
 )
 @pytest.mark.parametrize("prefix", ["", "/v1.43"])
-def test_routes_match_paths_and_parameters(
+def test_path_of_a_request_is_matched_to_a_route_and_its_parameters(
     method: str, path: str, pattern: str, params: dict[str, str], prefix: str
 ) -> None:
     answer = ask(API, method, prefix + path)
@@ -99,7 +99,7 @@ def test_routes_match_paths_and_parameters(
         ("GET", "*"),
     ],
 )
-def test_unknown_paths_are_page_not_found(method: str, path: str) -> None:
+def test_requests_for_unknown_paths_return_404_page_not_found(method: str, path: str) -> None:
     answer = ask(API, method, path)
     assert message(answer) == (404, "page not found")
     assert isinstance(answer, Response)
@@ -107,8 +107,8 @@ def test_unknown_paths_are_page_not_found(method: str, path: str) -> None:
 
 
 @pytest.mark.parametrize("path", ["/_ping", "/v1.43/x", "*", "/"])
-def test_options_answers_with_an_empty_body(path: str) -> None:
-    """The HTTP method OPTIONS."""
+def test_requests_with_method_options_return_an_empty_body(path: str) -> None:
+    """Docker answers OPTIONS for each path, even for unknown paths."""
     answer = ask(API, "OPTIONS", path)
     assert isinstance(answer, Response)
     assert (answer.status, answer.body) == (200, b"")
@@ -126,7 +126,7 @@ def test_options_answers_with_an_empty_body(path: str) -> None:
         ("2.0", f"client version 2.0 is too new. Maximum supported API version is {API_VERSION}"),
     ],
 )
-def test_unsupported_versions_are_refused(version: str, text: str) -> None:
+def test_unsupported_api_versions_are_refused(version: str, text: str) -> None:
     answer = ask(API, "GET", f"/v{version}/_ping")
     assert message(answer) == (400, text)
     assert isinstance(answer, Response)
@@ -134,14 +134,14 @@ def test_unsupported_versions_are_refused(version: str, text: str) -> None:
 
 
 @pytest.mark.parametrize("version", [".", "...", "1", "1..", "0.0.0"])
-def test_malformed_versions_are_too_old(version: str) -> None:
-    """As in Docker, the error for a malformed API version says that the version is too old."""
+def test_malformed_api_versions_are_refused_as_too_old(version: str) -> None:
+    """Docker also answers that such a version is too old."""
     status, text = message(ask(API, "GET", f"/v{version}/_ping"))
     assert status == 400
     assert "is too old" in text
 
 
-def test_route_is_not_found_before_its_version() -> None:
+def test_route_is_refused_before_the_api_version_that_introduced_the_route() -> None:
     assert message(ask(API, "GET", "/v1.41/new")) == (400, "GET /v1.41/new requires minimum API version 1.42")
     assert isinstance(ask(API, "GET", "/v1.42/new"), Response)
 
@@ -180,7 +180,7 @@ def test_errors_become_answers(error: Exception, status: int) -> None:
     assert message(raising(error)) == (status, "m")
 
 
-def test_not_modified_has_no_body() -> None:
+def test_answer_304_not_modified_has_no_body() -> None:
     answer = raising(errors.NotModified("m"))
     assert isinstance(answer, Response)
     assert (answer.status, answer.body) == (304, b"")
@@ -191,7 +191,7 @@ def test_unexpected_errors_are_logged_and_answered_without_a_traceback(caplog: p
     assert "Traceback" in caplog.text
 
 
-def test_query_is_not_logged(caplog: pytest.LogCaptureFixture) -> None:
+def test_query_of_a_failed_request_is_not_logged(caplog: pytest.LogCaptureFixture) -> None:
     target = "/v1.45/images/create?fromSrc=https://user:token@example.org/x"
     request = cast("Any", SimpleNamespace(method="POST", target=target))
     for error in (KeyError("x"), errors.DriverError("broken")):
@@ -200,7 +200,7 @@ def test_query_is_not_logged(caplog: pytest.LogCaptureFixture) -> None:
     assert "token" not in caplog.text
 
 
-def test_messages_with_invalid_utf8_are_encoded_and_html_is_not_escaped() -> None:
+def test_invalid_utf8_in_error_messages_is_replaced_and_html_is_not_escaped() -> None:
     answer = raising(errors.NotFound("<no> & \udcff"))
     assert message(answer) == (404, "<no> & �")
     assert isinstance(answer, Response)
@@ -265,7 +265,7 @@ def test_guard_sees_the_call_and_can_refuse_it() -> None:
     assert reached[-1] == {"a": 2}
 
 
-def test_hijack_head_depends_on_upgrade_and_version() -> None:
+def test_response_head_of_a_hijack_depends_on_upgrade_header_and_api_version() -> None:
     assert hijack_head(call(upgrade=True), False) == (
         b"HTTP/1.1 101 UPGRADED\r\nContent-Type: application/vnd.docker.multiplexed-stream\r\n"
         b"Connection: Upgrade\r\nUpgrade: tcp\r\n\r\n"
@@ -278,12 +278,12 @@ def test_hijack_head_depends_on_upgrade_and_version() -> None:
     assert with_headers.endswith(b"\r\n\r\n")
 
 
-def test_stream_type_depends_on_terminal_and_version() -> None:
+def test_media_type_of_a_stream_depends_on_terminal_and_api_version() -> None:
     assert stream_type((1, 42), False) == "application/vnd.docker.multiplexed-stream"
     assert stream_type((1, 41), False) == stream_type((1, 42), True) == "application/vnd.docker.raw-stream"
 
 
-def test_hijack_is_counted_with_status_101() -> None:
+def test_hijacked_request_is_reported_with_status_101() -> None:
     seen = []
 
     async def run(stream: RawStream) -> None:
