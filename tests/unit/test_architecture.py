@@ -22,12 +22,12 @@ def _arrows(text: str) -> set[tuple[str, str]]:
     return set(re.findall(r"^    (\w+) --> (\w+)$", text, re.MULTILINE))
 
 
-def test_import_graph_of_the_page_matches_the_code() -> None:
+def test_import_graph_in_architecture_md_matches_the_code() -> None:
     shown = structure.PAGE.read_text().partition(structure.BEGIN)[2].partition(structure.END)[0]
     assert _arrows(shown) == _arrows(structure.generated()), "run ./dev docs"
 
 
-def test_line_counts_of_the_page_are_current() -> None:
+def test_line_counts_in_architecture_md_are_current() -> None:
     page = structure.PAGE.read_text()
     shown = {name: int(count.replace(",", "")) for name, count in re.findall(r'(\w+)\["\w+<br/>([\d,]+) lines"\]', page)}
     found = structure.lines()
@@ -41,8 +41,8 @@ def test_kernel_is_below_its_line_limit() -> None:
     assert structure.lines()["kernel"] <= KERNEL_LINES
 
 
-def test_container_modules_import_neither_the_engine_nor_each_other_in_circles() -> None:
-    """Imports only for type checkers count, too. Only the engine and front ends import the facade, `service`."""
+def test_container_modules_have_no_import_cycles_and_do_not_import_the_engine() -> None:
+    """Includes imports for type checkers. Only the engine and front ends may import the facade, `service`."""
     package = "orlop_engine.containers"
     graph: dict[str, set[str]] = {}
     for path in sorted((structure.packages()["orlop_engine"] / "containers").glob("*.py")):
@@ -57,15 +57,15 @@ def test_container_modules_import_neither_the_engine_nor_each_other_in_circles()
     graphlib.TopologicalSorter(graph).prepare()
 
 
-def test_every_place_that_the_page_names_exists() -> None:
+def test_every_path_in_architecture_md_exists() -> None:
     page = structure.PAGE.read_text()
     named = set(re.findall(r"`((?:orlop_\w+|sdk|kernel|monitor|engine|plugins|cli)/[\w/]*[\w.]*)`", page))
     roots = [TOP, *(path.parent for path in structure.packages().values())]
     assert not [name for name in named if not any((root / name).exists() for root in roots)]
 
 
-def test_table_of_states_matches_the_code() -> None:
-    """The event that changes no phase is left out."""
+def test_table_of_container_states_in_architecture_md_matches_the_code() -> None:
+    """The table leaves out the event `out of memory`, which changes no phase."""
     section = structure.PAGE.read_text().partition("## The states of a container")[2].partition("\n## ")[0]
     head, _, *rows = [
         [cell.strip() for cell in line.strip("|").split("|")] for line in section.splitlines() if line.startswith("|")

@@ -1,4 +1,4 @@
-"""Command line of the benchmarks: a check without results to compare is refused."""
+"""The command line of the benchmarks."""
 
 from __future__ import annotations
 
@@ -18,6 +18,6 @@ ROOT = Path(__file__).parents[2]
         (["--check", "--only-orlop"], "--check cannot be used with --only-orlop"),
     ],
 )
-def test_check_without_results_is_refused(argv: list[str], complaint: str) -> None:
+def test_benchmark_check_without_recorded_results_is_refused(argv: list[str], complaint: str) -> None:
     done = subprocess.run([sys.executable, "-m", "bench", *argv], cwd=ROOT, capture_output=True, text=True, timeout=30)
     assert done.returncode == 2 and complaint in done.stderr

@@ -1,5 +1,5 @@
-"""Modules that a start of the daemon must not import before it answers. Each of these modules takes a millisecond or more;
-together they once took half of the start.
+"""Modules that the daemon must not import before its first answer. The import of each takes a millisecond or more;
+together they took half of the start.
 """
 
 from __future__ import annotations
@@ -56,14 +56,14 @@ LATER = {
 _MOST = 275  # the largest allowed number of Orlop's modules
 
 
-def test_start_imports_few_modules() -> None:
+def test_daemon_imports_few_modules_before_its_first_answer() -> None:
     done = subprocess.run([sys.executable, "-c", _START], capture_output=True, text=True, check=True)
     found = set(done.stdout.split())
     assert not found & LATER
     assert len([name for name in found if name.startswith("orlop_")]) <= _MOST
 
 
-def test_preloaded_modules_exist() -> None:
-    """A missing module would fail the task of `preload`, after the first answer."""
+def test_modules_that_preload_imports_exist() -> None:
+    """`preload` runs after the daemon's first answer, so a missing module would fail only then."""
     program = "import trio; from orlop_engine import preload; trio.run(preload.run)"
     subprocess.run([sys.executable, "-W", "error", "-c", program], check=True)

@@ -1,4 +1,4 @@
-"""Every distribution imports with only its declared dependencies, as in a fresh virtual environment."""
+"""Every distribution works with only its declared dependencies, as in a new virtual environment."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ TOOLS = ("pytest", "pytest-timeout", "hypothesis")
 
 
 @pytest.mark.parametrize("name", sorted(OURS))
-def test_a_distribution_imports_alone(name: str, tmp_path: Path) -> None:
+def test_distribution_can_be_imported_with_only_its_dependencies(name: str, tmp_path: Path) -> None:
     for one in _closure(name):
         _install(one, tmp_path)
     program = [sys.executable, "-I", "-S", "-c", IMPORT_ALL, str(tmp_path), _package(OURS[name]).name]
@@ -95,7 +95,7 @@ def test_a_distribution_imports_alone(name: str, tmp_path: Path) -> None:
 @pytest.mark.alone
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize("name", sorted(name for name, directory in OURS.items() if (directory / "tests").is_dir()))
-def test_a_distribution_passes_its_tests_alone(name: str, tmp_path: Path) -> None:
+def test_distribution_passes_its_tests_with_only_its_dependencies(name: str, tmp_path: Path) -> None:
     """Runs the tests that need no root."""
     site = tmp_path / "site"
     site.mkdir()
@@ -123,8 +123,8 @@ def test_metapackage_requires_all_distributions_at_one_version() -> None:
     assert all(Path(path, "pyproject.toml").exists() for path in in_place.values())
 
 
-def test_a_start_imports_no_http_client() -> None:
-    """The import of httpx, rich and click takes a third of the time of a start."""
+def test_daemon_imports_no_http_client_at_the_start() -> None:
+    """The import of httpx, rich and click would take a third of the time of a start."""
     program = (
         "import sys, orlop_kernel.daemon, orlop_engine.service, orlop_api_docker.plugin, orlop_guard_listeners.service\n"
         "import orlop_check.plugin, orlop_metrics_prometheus.plugin\n"

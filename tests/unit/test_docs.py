@@ -87,7 +87,7 @@ def test_configuration_page_marks_reloadable_keys() -> None:
 
 
 @pytest.mark.parametrize("key", [*_KEYS])
-def test_documented_default_of_each_key_is_right(key: str) -> None:
+def test_configuration_page_shows_the_default_of_each_key(key: str) -> None:
     """The page shows a default as JSON. If the configuration has no default, the page describes the effect in words."""
     default = _VALUES[key]
     written = _KEYS[key][1].strip("`")
@@ -236,7 +236,7 @@ def _anchors(page: Path) -> set[str]:
 
 
 @pytest.mark.parametrize("page", [*_tracked(".md")], ids=lambda page: str(page.relative_to(ROOT)))
-def test_relative_links_lead_somewhere(page: Path) -> None:
+def test_relative_links_lead_to_existing_files_and_headings(page: Path) -> None:
     prose = re.sub(r"^```.*?^```", "", page.read_text(), flags=re.MULTILINE | re.DOTALL)
     broken = []
     for target in re.findall(r"\]\(([^)\s]+)\)", prose):
@@ -249,7 +249,7 @@ def test_relative_links_lead_somewhere(page: Path) -> None:
     assert not broken
 
 
-def test_every_page_is_linked_from_the_readme() -> None:
+def test_every_page_can_be_reached_by_links_from_the_readme() -> None:
     seen, todo = set(), [ROOT / "README.md"]
     while todo:
         page = todo.pop().resolve()
@@ -271,8 +271,7 @@ _UNWANTED = {
 
 
 @pytest.mark.parametrize("what", [*_UNWANTED])
-def test_no_file_has_a_private_path_an_index_host_or_a_task_left(what: str) -> None:
-    """Files of the project contain no path of a developer's machine, no package index, and no note about unfinished work."""
+def test_files_contain_no_developer_paths_or_package_indexes_or_unfinished_tasks(what: str) -> None:
     unwanted = re.compile(_UNWANTED[what])
     texts = ("dev", ".py", ".md", ".toml", ".txt", ".in", ".json", ".service", ".socket", ".sh", ".yml", "LICENSE", "NOTICE")
     found = [str(path.relative_to(ROOT)) for path in _tracked(*texts) if unwanted.search(path.read_text())]

@@ -100,7 +100,7 @@ def parse_client(words: list[str]) -> str:
 
 
 def problem(words: list[str]) -> str:
-    """What is wrong with the command line of a program; "" for a right one, and for programs that are not ours."""
+    """The error in the command line of a program; "" if the command line is valid, or the program is not part of Orlop."""
     program, *rest = words
     if program in ("orlop", "docker"):
         if program == "docker" and next((word for word in rest if not word.startswith("-")), "") in PLUGINS:
@@ -127,7 +127,7 @@ def test_blocks_are_found() -> None:
     assert sum(words[0] == "orlop" for block in SESSIONS for line in command_lines(block) for words in programs(line)) > 20
 
 
-def test_shell_sessions_have_valid_command_lines(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_command_lines_in_the_documentation_are_valid(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(_plugins, "find", lambda _: None)  # the plugins of this machine would replace commands
     found = [
         f"{block.place}: {shlex.join(words)}: {message}"
@@ -151,7 +151,7 @@ def test_shell_sessions_have_valid_command_lines(monkeypatch: pytest.MonkeyPatch
         ("./dev nonsense", "nonsense"),
     ],
 )
-def test_wrong_command_lines_are_found(line: str, message: str) -> None:
+def test_invalid_command_line_in_the_documentation_is_detected(line: str, message: str) -> None:
     assert any(message in problem(words) for words in programs(line))
 
 
@@ -165,7 +165,7 @@ def test_configurations_are_accepted(block: Block, tmp_path: Path) -> None:
     load(["--config-file", str(path)], {})
 
 
-def test_orlopd_validates_the_configuration_of_the_readme(tmp_path: Path) -> None:
+def test_orlopd_accepts_the_configuration_in_the_readme(tmp_path: Path) -> None:
     (block,) = [block for block in JSON if block.page == "README.md"]
     path = tmp_path / "daemon.json"
     path.write_text(block.text)

@@ -17,7 +17,7 @@ VERSION = "26.1."
 
 
 @pytest.mark.timeout(300)  # runs `docker COMMAND --help` for each command
-def test_page_matches_both_clients() -> None:
+def test_commands_page_matches_the_clients_docker_and_orlop() -> None:
     if not shutil.which("docker"):
         pytest.skip("the docker client is not installed")
     version = subprocess.run(["docker", "--version"], capture_output=True, text=True, check=True).stdout
@@ -28,7 +28,7 @@ def test_page_matches_both_clients() -> None:
     assert commands.PAGE.read_text() == commands.generated(theirs, commands.orlop_tree()), "run ./dev docs"
 
 
-def test_page_marks_commands_that_orlop_lacks() -> None:
+def test_commands_page_marks_commands_and_flags_that_orlop_lacks() -> None:
     page = commands.generated({"": set(), "ps": {"--all", "-a"}, "trust sign": set()}, {"": set(), "ps": {"--all", "--new"}})
     assert "| `docker ps` | yes, without `-a` | `--new` |" in page
     assert "| `docker trust sign` | no; the error names an alternative |" in page

@@ -13,7 +13,7 @@ import screens
 
 
 @pytest.mark.parametrize("name", ["top.svg", "explain.svg"])
-def test_picture_equals_the_output_of_the_client(name: str) -> None:
+def test_picture_in_the_documentation_equals_the_output_of_the_client(name: str) -> None:
     made = screens.generated()
     assert set(made) == {path.name for path in screens.IMAGES.iterdir()}
     assert (screens.IMAGES / name).read_text() == made[name], "run ./dev docs"

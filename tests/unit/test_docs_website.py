@@ -15,12 +15,12 @@ ROOT = Path(__file__).parents[2]
 CODE = re.compile(r"^ *```.*?^ *```$", re.MULTILINE | re.DOTALL)
 
 
-def test_every_page_is_in_the_site_once() -> None:
+def test_documentation_site_has_every_page_once() -> None:
     pages = [path.relative_to(ROOT).as_posix() for path in [*(ROOT / "docs").rglob("*.md"), *ROOT.glob("*.md")]]
     assert sorted(website.PAGES) == sorted(pages)
 
 
-def test_links_lead_to_files_of_the_site() -> None:
+def test_links_in_the_site_lead_to_files_of_the_site() -> None:
     found = website.sources()
     broken = []
     for page, text in found.items():
@@ -42,7 +42,7 @@ def test_links_to_files_outside_of_the_site_become_text() -> None:
     assert website.adapt("docs/cli.md", "```\n[a](b)\n```") == "```\n[a](b)\n```"
 
 
-def test_lists_are_lists_for_the_parser_of_the_site() -> None:
+def test_lists_in_the_pages_have_the_form_that_python_markdown_needs() -> None:
     """Python-Markdown needs an empty line before a list, and four spaces before the items of a nested list."""
     found = []
     for page, text in website.sources().items():
@@ -54,7 +54,7 @@ def test_lists_are_lists_for_the_parser_of_the_site() -> None:
     assert not found
 
 
-def test_menu_names_the_books_and_the_decisions() -> None:
+def test_menu_of_the_site_has_the_books_and_the_decisions() -> None:
     assert [name for entry in website.navigation() for name in entry] == ["Orlop", "Use", "Run", "Extend", "Appendix"]
     index = website.sources()["decisions/index.md"]
     assert index.count("](") == len(website.DECISIONS) > 30

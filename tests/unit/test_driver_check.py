@@ -46,7 +46,7 @@ def install(site: Path, kind: str, name: str, *changes: tuple[str, str], distrib
     (info / "entry_points.txt").write_text(f"[orlop.{kind}]\n{name} = {module}\n")
 
 
-def test_failed_tests_are_named_in_plain_words(orlop: Orlop, tmp_path: Path) -> None:
+def test_driver_check_shows_failed_tests_as_sentences(orlop: Orlop, tmp_path: Path) -> None:
     install(tmp_path, "volume", "faulty", ("_trash.take, self._path(name))", "_path, name)"))
     done = orlop("check", "faulty")
     assert done.returncode == 1
@@ -77,14 +77,14 @@ def test_hanging_driver_is_killed_at_the_time_limit(orlop: Orlop, tmp_path: Path
     assert "passed  is a volume driver" in expire(orlop, "hangs", "volume is created and removed")
 
 
-def test_driver_that_ends_the_process_is_reported(orlop: Orlop, tmp_path: Path) -> None:
+def test_driver_check_reports_a_driver_that_exits_the_process(orlop: Orlop, tmp_path: Path) -> None:
     install(tmp_path, "volume", "exits", ("        os.chmod(path", "        os._exit(7)\n        os.chmod(path"))
     done = orlop("check", "exits")
     assert done.returncode == 1
     assert "FAILED  the process of the tests ended with status 7 during: volume is created and removed" in done.stdout
 
 
-def test_driver_that_cannot_be_loaded_is_reported(orlop: Orlop, tmp_path: Path) -> None:
+def test_driver_check_reports_a_driver_that_cannot_be_loaded(orlop: Orlop, tmp_path: Path) -> None:
     install(tmp_path, "log", "broken", ("import os\n", "import os\nimport nosuchmodule\n"))
     done = orlop("check", "broken")
     assert done.returncode == 1
@@ -95,7 +95,7 @@ def test_driver_that_cannot_be_loaded_is_reported(orlop: Orlop, tmp_path: Path) 
     assert any(line.startswith("log") and "No module named 'nosuchmodule'" in line for line in listed.stdout.splitlines())
 
 
-def test_drivers_of_one_name_are_listed_and_checked_with_their_distributions(orlop: Orlop, tmp_path: Path) -> None:
+def test_drivers_with_the_same_name_are_distinguished_by_their_distributions(orlop: Orlop, tmp_path: Path) -> None:
     install(tmp_path, "log", "twin")
     install(tmp_path, "log", "twin", distribution="other")
     rows = [line.split() for line in orlop("list").stdout.splitlines()]
@@ -109,7 +109,7 @@ def test_drivers_of_one_name_are_listed_and_checked_with_their_distributions(orl
     assert done.stdout.startswith("log driver other:twin (other 0.1.0)\n")
 
 
-def test_options_and_names_are_checked_before_the_run(orlop: Orlop) -> None:
+def test_driver_check_refuses_invalid_options_and_names_before_any_test_runs(orlop: Orlop) -> None:
     for words, message in (
         (("nosuch",), 'cannot find driver "nosuch"'),
         (("local",), "use --kind with one of log, volume"),
@@ -135,7 +135,7 @@ def test_tasks_and_cgroups_of_a_hanging_runtime_are_removed(orlop: Orlop, tmp_pa
 
 
 @pytest.mark.root
-def test_driver_runs_in_new_namespaces(orlop: Orlop, tmp_path: Path) -> None:
+def test_driver_check_runs_the_driver_in_new_namespaces(orlop: Orlop, tmp_path: Path) -> None:
     kinds = ("mnt", "net", "pid", "ipc", "uts")
     record = (
         f"Path({str(tmp_path / 'seen')!r}).write_text(' '.join(os.readlink(f'/proc/self/ns/{{each}}') for each in {kinds}))"

@@ -1,4 +1,4 @@
-"""The kernel and the engine name no driver, outside of the one module of defaults."""
+"""Kernel and engine contain no names of drivers, except in one module of defaults."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def found(source: str) -> set[str]:
     return plain | {text for node in ast.walk(tree) if _is_about_drivers(node) for text in _strings(node) if text in NAMES}
 
 
-def test_only_the_defaults_name_drivers() -> None:
+def test_only_the_module_of_defaults_contains_names_of_drivers() -> None:
     assert {KEY, "overlay2", "json-file", "runc", *WORDS} <= NAMES
     sources = [path for part in ("kernel", "engine") for path in (TOP / part).glob(f"orlop_{part}/**/*.py")]
     named = {str(path.relative_to(TOP)): names for path in sources if (names := found(path.read_text()))}
@@ -71,7 +71,7 @@ def test_search_for_driver_names_finds_examples(source: str, names: set[str]) ->
     assert found(source) == names
 
 
-def test_distributions_of_drivers_are_those_of_this_project() -> None:
+def test_list_of_driver_distributions_contains_exactly_those_of_this_project() -> None:
     """Drivers of a distribution that is not in the list would run on a separate event loop."""
     kinds = [f"orlop.{name}" for name, kind in hooks.KINDS.items() if kind.driver]
     projects = (tomllib.loads(path.read_text())["project"] for path in TOP.glob("plugins/*/pyproject.toml"))

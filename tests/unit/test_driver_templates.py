@@ -41,7 +41,7 @@ def orlop(home: Path) -> Orlop:
 
 
 @pytest.mark.timeout(240)
-def test_installed_drivers_are_listed(orlop: Orlop) -> None:
+def test_driver_list_shows_installed_drivers(orlop: Orlop) -> None:
     done = orlop("driver", "list")
     assert done.returncode == 0, done.stderr
     rows = [line.split() for line in done.stdout.splitlines()]
@@ -51,7 +51,7 @@ def test_installed_drivers_are_listed(orlop: Orlop) -> None:
 
 @pytest.mark.timeout(240)
 @pytest.mark.parametrize("kind", ["log", "storage", "volume"])
-def test_new_driver_passes_the_check(orlop: Orlop, kind: str) -> None:
+def test_new_driver_from_a_template_passes_the_driver_check(orlop: Orlop, kind: str) -> None:
     done = orlop("driver", "check", NAMES[kind], "--timeout", "180")
     assert done.returncode == 0, done.stdout + done.stderr
     assert "passed  " in done.stdout
@@ -61,7 +61,7 @@ def test_new_driver_passes_the_check(orlop: Orlop, kind: str) -> None:
 @pytest.mark.root
 @pytest.mark.timeout(240)
 @pytest.mark.parametrize(("kind", "path"), [("network", ""), ("runtime", "/usr/sbin/runc")])
-def test_new_driver_passes_the_check_as_root(orlop: Orlop, kind: str, path: str) -> None:
+def test_new_driver_from_a_template_passes_the_driver_check_as_root(orlop: Orlop, kind: str, path: str) -> None:
     done = orlop("driver", "check", NAMES[kind], "--path", path, "--timeout", "180")
     assert done.returncode == 0, done.stdout + done.stderr
     assert "passed  " in done.stdout
@@ -69,7 +69,7 @@ def test_new_driver_passes_the_check_as_root(orlop: Orlop, kind: str, path: str)
 
 
 @pytest.mark.timeout(240)
-def test_new_driver_for_a_service_passes_its_own_tests(orlop: Orlop, home: Path) -> None:
+def test_new_log_driver_for_a_service_passes_the_tests_of_its_template(orlop: Orlop, home: Path) -> None:
     tests = home / "log_service" / "tests" / "test_new_log_service.py"
     done = orlop("driver", "check", NAMES["log_service"], "--tests", str(tests), "--timeout", "180")
     assert done.returncode == 0, done.stdout + done.stderr
@@ -77,7 +77,7 @@ def test_new_driver_for_a_service_passes_its_own_tests(orlop: Orlop, home: Path)
 
 
 @pytest.mark.timeout(240)
-def test_new_project_passes_its_own_tests(home: Path) -> None:
+def test_new_project_from_a_template_passes_the_tests_of_its_template(home: Path) -> None:
     """Runs pytest in the project's directory, as the project's README.md says."""
     argv = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider"]
     env = {**os.environ, "PYTHONPATH": str(home / "site")}

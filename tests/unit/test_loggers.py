@@ -1,4 +1,4 @@
-"""The daemon's log level applies to the logger `orlop` and those below it."""
+"""The daemon's log level applies to the logger `orlop` and its children."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 TOP = Path(__file__).parents[2]
 
 
-def test_every_logger_is_below_orlop() -> None:
+def test_every_logger_is_a_child_of_the_logger_orlop() -> None:
     """Other loggers would log only warnings and errors, whatever `log-level` says."""
     found = {}
     for pattern in ("*/orlop_*", "plugins/*/orlop_*"):

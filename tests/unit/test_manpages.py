@@ -22,7 +22,7 @@ def pages(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return made
 
 
-def test_each_command_has_a_page(pages: Path) -> None:
+def test_each_command_has_a_manual_page(pages: Path) -> None:
     commands = {"orlop", *(f"orlop-{name}" for name in TABLE)}
     commands |= {f"orlop-{group}-{name}" for group, (table, _) in GROUPS.items() for name in table}
     written = {path.name.removesuffix(".1.gz") for path in (pages / "man1").iterdir()}
@@ -30,14 +30,14 @@ def test_each_command_has_a_page(pages: Path) -> None:
     assert (pages / "man8/orlopd.8.gz").exists()
 
 
-def test_a_page_has_the_flags_the_aliases_and_the_examples(pages: Path) -> None:
+def test_manual_page_shows_flags_and_aliases_and_examples(pages: Path) -> None:
     text = gzip.decompress((pages / "man1/orlop-ps.1.gz").read_bytes()).decode()
     assert ".B \\-a, \\-\\-all\n" in text and "orlop container ls, orlop container list" in text
     assert ".SH EXAMPLES\n.nf\norlop ps" in text
 
 
 @pytest.mark.skipif(not shutil.which("groff"), reason="groff is not installed")
-def test_groff_finds_no_fault_in_the_pages(pages: Path) -> None:
+def test_groff_formats_the_manual_pages_without_warnings(pages: Path) -> None:
     texts = [gzip.decompress(path.read_bytes()) for path in sorted(pages.rglob("*.gz"))]
     done = subprocess.run(
         ["groff", "-man", "-Tutf8", "-ww", "-z"], input=b"".join(texts), capture_output=True, timeout=60, check=False

@@ -37,7 +37,7 @@ def text(*families: Any, openmetrics: bool = False) -> str:
 # --- the formats ------------------------------------------------------------------------------------------------------
 
 
-def test_numbers_and_labels_are_written_as_prometheus_reads_them() -> None:
+def test_metric_values_and_labels_are_written_in_the_prometheus_text_format() -> None:
     odd = {('a\\b\n"c"',): 1, ("none",): math.nan, ("much",): math.inf, ("part",): 0.25, ("big",): 1 << 60}
     found = text(Values("gauge", "odd", 'say "a\\b"\nc', lambda: odd, ("what",)))
     assert found.splitlines() == [
@@ -51,7 +51,7 @@ def test_numbers_and_labels_are_written_as_prometheus_reads_them() -> None:
     ]
 
 
-def test_histogram_is_written_in_both_formats() -> None:
+def test_histogram_is_written_in_prometheus_and_openmetrics_format() -> None:
     histogram = Histogram("took_seconds", "How long", ("what",), [("rest",)], buckets=(0.1, 1.0))
     for seconds in (0.1, 0.5, 7.0):
         histogram.observe(seconds, "work")
@@ -72,7 +72,7 @@ def test_histogram_is_written_in_both_formats() -> None:
     assert 'took_seconds_bucket{what="work",le="1.0"} 2' in text(histogram, openmetrics=True)
 
 
-def test_openmetrics_names_counters_by_their_family_and_has_an_end() -> None:
+def test_openmetrics_text_ends_with_eof_and_shows_counters_without_total_in_type_lines() -> None:
     counter = Values("counter", "events_total", 'with "quotes"', lambda: 3)
     gauge = Values("gauge", "a_gauge_total", "Docker's", lambda: 1)
     assert text(counter, gauge, openmetrics=True).splitlines() == [
@@ -100,14 +100,14 @@ def test_openmetrics_names_counters_by_their_family_and_has_an_end() -> None:
         ("application/openmetrics-text;q=x", False),
     ],
 )
-def test_accept_header_selects_the_format(accept: str, wanted: bool) -> None:
+def test_accept_header_selects_prometheus_or_openmetrics_format(accept: str, wanted: bool) -> None:
     assert wants_openmetrics(accept) is wanted
 
 
 # --- values -----------------------------------------------------------------------------------------------------------
 
 
-def test_counters_count_success_and_failure_but_not_cancellation() -> None:
+def test_counters_include_successes_and_failures_but_not_cancelled_operations() -> None:
     told: list[tuple[str, str]] = []
 
     async def main() -> None:
@@ -162,7 +162,7 @@ def request(method: str = "GET", path: str = "/metrics", **query: str) -> Reques
     return Request(method, path, path, {key: [value] for key, value in query.items()}, {}, None, Peer("unix"))  # type: ignore[arg-type]
 
 
-def test_metrics_are_collected_at_each_request(tmp_path: Path) -> None:
+def test_each_request_for_metrics_collects_current_values(tmp_path: Path) -> None:
     async def main() -> None:
         engine = fake_engine(tmp_path)
         metrics = Metrics(engine)
@@ -218,7 +218,7 @@ def test_event_loop_lag_is_measured(tmp_path: Path) -> None:
     trio.run(main, clock=trio.testing.MockClock(autojump_threshold=0))
 
 
-def test_metrics_modules_are_not_imported_without_an_address() -> None:
+def test_metrics_server_is_not_imported_if_metrics_addr_is_not_set() -> None:
     program = (
         "import sys, orlop_kernel.daemon, orlop_engine.service, orlop_metrics_prometheus.plugin\n"
         "print(sorted(name for name in sys.modules if name.startswith('orlop_metrics_prometheus')))"
@@ -230,7 +230,7 @@ def test_metrics_modules_are_not_imported_without_an_address() -> None:
 
 
 @pytest.mark.parametrize("address", ["9323", "localhost", "localhost:", ":x", "127.0.0.1:0", "127.0.0.1:65536"])
-def test_an_address_without_a_port_is_refused(address: str, tmp_path: Path) -> None:
+def test_metrics_addr_without_a_port_is_refused(address: str, tmp_path: Path) -> None:
     empty = tmp_path / "daemon.json"
     empty.write_text("{}")
     with pytest.raises(ConfigError, match="invalid metrics-addr"):
@@ -244,7 +244,7 @@ def test_an_address_without_a_port_is_refused(address: str, tmp_path: Path) -> N
 # --- debug routes -----------------------------------------------------------------------------------------------------
 
 
-def test_debug_routes_follow_the_configuration(tmp_path: Path) -> None:
+def test_debug_routes_exist_only_if_debug_is_set(tmp_path: Path) -> None:
     async def main() -> None:
         engine = fake_engine(tmp_path)
         found = {route.pattern: route.handler for route in debug.routes(engine)}
@@ -288,7 +288,7 @@ def test_lock_reports_its_holder_and_duration() -> None:
     trio.run(main, clock=trio.testing.MockClock(autojump_threshold=0))
 
 
-def test_a_dump_shows_tasks_and_threads(tmp_path: Path) -> None:
+def test_debug_dump_shows_tasks_and_threads(tmp_path: Path) -> None:
     async def main() -> None:
         done = trio.Event()
 
@@ -312,7 +312,7 @@ def test_a_dump_shows_tasks_and_threads(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("before", "after"), [("-500\n", 0), ("0\n", 0), ("300\n", 300)])
-def test_oom_score_of_the_zygote_is_reset(tmp_path: Path, before: str, after: int) -> None:
+def test_zygotes_inherited_oom_score_is_reset(tmp_path: Path, before: str, after: int) -> None:
     score = tmp_path / "oom_score_adj"
     score.write_text(before)
     reset_oom_score(str(score))

@@ -22,12 +22,12 @@ from orlop_sdk import InvalidParameter
         ("(?:web)+", "webweb", True),
     ],
 )
-def test_usual_patterns_are_accepted(pattern, text, found):
+def test_filter_with_an_ordinary_regular_expression_is_accepted(pattern, text, found):
     assert bool(compiled(pattern).search(text)) is found
 
 
 @pytest.mark.parametrize("pattern", ["web(", "*", "[a", "a**"])
-def test_invalid_patterns_are_ignored(pattern):
+def test_filter_with_an_invalid_regular_expression_is_ignored(pattern):
     assert compiled(pattern) is None
 
 
@@ -47,14 +47,14 @@ def test_invalid_patterns_are_ignored(pattern):
         "a" * 257,
     ],
 )
-def test_patterns_with_exponential_cost_are_refused(pattern):
+def test_filter_with_a_regular_expression_of_exponential_cost_is_refused(pattern):
     began = time.monotonic()
     with pytest.raises(InvalidParameter, match="could take too long"):
         compiled(pattern)
     assert time.monotonic() - began < 1
 
 
-def test_worst_accepted_pattern_is_fast():
+def test_most_expensive_accepted_regular_expression_is_fast():
     began = time.monotonic()
     assert compiled(".*.*.*.*$x").search("a" * 64) is None
     assert time.monotonic() - began < 2

@@ -7,13 +7,13 @@ from orlop_kernel.config import Config
 from orlop_kernel.config.keys import Schema
 
 
-def test_check_plugins_follow_the_selected_plugins() -> None:
+def test_consistency_checks_are_those_of_the_selected_plugins() -> None:
     assert {"engine", "listeners"} <= assembly.check_plugins(Config()).keys()
     assert list(assembly.check_plugins(Config(services=("engine",), guards=()))) == ["engine"]
     assert list(assembly.check_plugins(Config(services=(), front_ends=("check",), guards=()))) == []
 
 
-def test_keys_follow_the_selected_plugins() -> None:
+def test_configuration_keys_are_those_of_the_selected_plugins() -> None:
     found = Schema.select({"services": ["engine"], "front-ends": [], "guards": ["listeners"]}).owners
     assert (found["bip"], found["audit-log"], found["hosts"]) == ("engine", "listeners", "")
     assert not {"metrics-addr", "min-api-version"} & found.keys()

@@ -24,8 +24,8 @@ def shields(path: Path) -> Iterator[int]:
             yield node.lineno
 
 
-def test_every_shield_has_a_deadline() -> None:
-    """Each cancel scope with `shield=True` has a deadline, except in the listed files."""
+def test_every_shielded_cancel_scope_has_a_deadline() -> None:
+    """A shielded scope is made with `shield=True`. Some files, which are listed, are exempt."""
     sources = [
         path
         for part in ("sdk", "kernel", "monitor", "engine", "plugins", "cli")

@@ -26,7 +26,7 @@ def project(tmp_path: Path) -> Path:
 
 
 @pytest.mark.timeout(180)
-def test_the_guides_driver_is_short_and_passes_the_suite(project: Path) -> None:
+def test_example_storage_driver_of_the_guide_is_short_and_passes_the_conformance_suite(project: Path) -> None:
     assert FILES[f"{DRIVER}.py"].count("\n") <= 60
     # Uses a tmpfs, because each of some hundred commits waits for all data that is being written to the file system (syncfs)
     with tempfile.TemporaryDirectory(dir="/dev/shm" if os.access("/dev/shm", os.W_OK) else None) as top:
@@ -43,7 +43,7 @@ def test_the_guides_driver_is_short_and_passes_the_suite(project: Path) -> None:
     assert re.search(r"^\d\d passed", done.stdout, re.MULTILINE)
 
 
-def test_the_guides_hook_registers_the_driver(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_hook_of_the_guides_example_registers_the_storage_driver(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(str(project))
     entry = discovery.EntryPoint("copies", DRIVER, "orlop.storage")
     monkeypatch.setattr(discovery.entrypoints, "every", lambda: [entry])

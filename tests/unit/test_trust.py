@@ -116,7 +116,7 @@ def test_private_ca_without_key_usage_is_accepted(
     shake_hands(tls_context("other:5000", False, []), server)
 
 
-def test_imports_and_searches_use_the_registry_certificates(
+def test_image_import_and_search_use_the_certificates_configured_for_a_registry(
     made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async def main() -> None:

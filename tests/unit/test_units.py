@@ -30,7 +30,7 @@ def test_systemd_accepts_the_unit_files(tmp_path: Path) -> None:
     assert "NoSuchKey" in complaints(tmp_path)
 
 
-def test_the_installer_finds_the_programs_path_in_the_unit() -> None:
+def test_unit_contains_the_path_of_orlopd_that_the_installer_replaces() -> None:
     text = (PACKAGING / "orlop.service").read_text()
     assert text.count("/usr/bin/orlopd") == 1
     assert "\nExecStart=/usr/bin/orlopd -H fd://\n" in text
@@ -87,7 +87,7 @@ def client(tmp_path: Path, script: str) -> None:
         ("", ""),
     ],
 )
-def test_uninstall_is_refused_while_containers_may_run(tmp_path: Path, says: str, reason: str) -> None:
+def test_uninstall_is_refused_while_containers_run_or_their_state_is_unknown(tmp_path: Path, says: str, reason: str) -> None:
     command = f"uninstall_orlop --prefix={tmp_path}/orlop"
     if reason:
         client(tmp_path, says)
@@ -110,7 +110,9 @@ def test_uninstall_is_refused_while_containers_may_run(tmp_path: Path, says: str
         ("", "-H fd:// "),
     ],
 )
-def test_installer_validates_with_the_flags_of_the_unit(tmp_path: Path, service: str, flags: str) -> None:
+def test_installer_validates_the_configuration_with_the_flags_of_the_installed_unit(
+    tmp_path: Path, service: str, flags: str
+) -> None:
     done = installer(tmp_path, f"install_orlop --prefix={tmp_path}/orlop", service)
     assert (done.returncode, f"orlopd {flags}--validate\n" in done.stdout) == (1, True), done.stdout + done.stderr
     assert "the new version refuses the configuration; the installed version is unchanged" in done.stdout

@@ -100,19 +100,19 @@ def test_installed_daemon_serves() -> None:
     assert run("docker", "load", data=archive()) == "Loaded image: busybox:latest"
 
 
-def test_installing_again_changes_nothing() -> None:
+def test_second_install_of_the_same_version_changes_nothing() -> None:
     before = unit("MainPID"), os.readlink(CURRENT)
     assert "Building" not in run("./dev", "install")
     assert (unit("MainPID"), os.readlink(CURRENT)) == before
 
 
-def test_the_journal_has_priorities() -> None:
+def test_messages_of_the_daemon_have_priorities_in_the_journal() -> None:
     (ready, *_) = said("is ready after")
     assert ready["PRIORITY"] == "6"
     assert ready["MESSAGE"].startswith("info  orlopd ")
 
 
-def test_journal_has_the_lines_of_containers() -> None:
+def test_log_driver_journald_writes_container_output_to_the_journal() -> None:
     script = "echo hello; echo bad >&2; head -c 40000 /dev/zero | tr '\\0' x; echo; printf 'bin\\377ary\\n'"
     options = ("--log-driver=journald", "--log-opt=env=MODE", "-e", "MODE=prod")
     shown = run("docker", "run", "--name=journal", *options, "busybox", "sh", "-c", script)
@@ -130,14 +130,14 @@ def test_journal_has_the_lines_of_containers() -> None:
     run("docker", "rm", "journal")
 
 
-def test_info_shows_systemd_and_cgroup_v2() -> None:
+def test_docker_info_shows_systemd_and_cgroup_v2() -> None:
     said = run("docker", "info", "--format", "{{.CgroupDriver}} {{.CgroupVersion}} {{json .Warnings}} {{.SecurityOptions}}")
     assert said.startswith("systemd 2 ")
     assert "name=cgroupns" in said
     assert "No " not in said  # "No memory limit support" and the like
 
 
-def test_container_is_a_scope_of_orlops_slice() -> None:
+def test_container_runs_in_a_systemd_scope_in_orlops_slice() -> None:
     run("docker", "run", "-d", "--name", "live", "--memory", "64m", "--pids-limit", "50", "busybox", "sh", "-c", LOOP)
     key = inspect("live")["Id"]
     assert unit("ActiveState", f"orlop-{key}.scope") == "active"
@@ -159,7 +159,7 @@ def test_out_of_memory_kill_is_reported() -> None:
     run("docker", "rm", "oom")
 
 
-def test_restart_does_not_affect_containers() -> None:
+def test_restart_of_the_service_does_not_affect_containers() -> None:
     pid, daemon, lines = pid_of("live"), unit("MainPID"), len(run("docker", "logs", "live").splitlines())
     run("systemctl", "restart", "orlop")
     assert unit("MainPID") != daemon
@@ -169,7 +169,7 @@ def test_restart_does_not_affect_containers() -> None:
     assert run("docker", "exec", "live", "echo", "hi") == "hi"
 
 
-def test_limits_are_enforced_after_a_restart() -> None:
+def test_memory_limit_is_enforced_after_a_restart_without_containers() -> None:
     """systemd owns the slice, so Orlop must not remove the slice's cgroup: otherwise the next scope in the slice would have
     no controllers."""
     run("docker", "rm", "-f", "live")
@@ -179,7 +179,7 @@ def test_limits_are_enforced_after_a_restart() -> None:
     assert Path(f"/sys/fs/cgroup/orlop.slice/orlop-{key}.scope/memory.max").read_text().strip() == str(64 << 20)
 
 
-def test_reload_applies_a_valid_file_and_refuses_another() -> None:
+def test_reload_applies_a_valid_configuration_and_refuses_an_invalid_configuration() -> None:
     configure(**{"live-restore": True, "debug": True})
     run("systemctl", "reload", "orlop")
     until(lambda: run("docker", "info", "--format", "{{.Debug}}") == "true", "the reload is done")
@@ -196,7 +196,7 @@ def test_reload_applies_a_valid_file_and_refuses_another() -> None:
     until(lambda: unit("StatusText") == "serving")
 
 
-def test_a_client_starts_the_daemon_by_its_socket() -> None:
+def test_client_that_connects_to_the_socket_starts_the_daemon() -> None:
     pid = pid_of("live")
     run("systemctl", "stop", "orlop.service")
     assert unit("ActiveState") == "inactive"
@@ -207,7 +207,7 @@ def test_a_client_starts_the_daemon_by_its_socket() -> None:
     assert pid_of("live") == pid
 
 
-def test_killed_daemon_is_started_again() -> None:
+def test_systemd_restarts_a_killed_daemon() -> None:
     pid, daemon = pid_of("live"), int(unit("MainPID"))
     os.kill(daemon, signal.SIGKILL)
     until(lambda: unit("MainPID") not in ("0", str(daemon)) and unit("ActiveState") == "active", "it is started again")
@@ -215,7 +215,7 @@ def test_killed_daemon_is_started_again() -> None:
     assert alive(pid)
 
 
-def test_a_daemon_that_hangs_is_started_again() -> None:
+def test_systemd_restarts_a_daemon_that_hangs() -> None:
     DROP_IN.parent.mkdir()
     DROP_IN.write_text("[Service]\nWatchdogSec=20\n")
     run("systemctl", "daemon-reload")
@@ -256,7 +256,7 @@ def test_upgrade_keeps_a_running_container() -> None:
     until(lambda: not old.exists() or run("./dev", "install") is None, "nobody needs the old version")
 
 
-def test_without_live_restore_a_stop_ends_containers() -> None:
+def test_stop_of_the_service_without_live_restore_stops_containers() -> None:
     configure(**{"live-restore": False})
     run("systemctl", "reload", "orlop")
     until(lambda: run("docker", "info", "--format", "{{.LiveRestoreEnabled}}") == "false")
@@ -269,7 +269,7 @@ def test_without_live_restore_a_stop_ends_containers() -> None:
     until(lambda: inspect("live")["State"]["Running"], "its policy brings it back")
 
 
-def test_uninstall_removes_only_files_that_install_made() -> None:
+def test_uninstall_removes_only_files_that_the_installation_created() -> None:
     assert "1 containers run" in run("./dev", "uninstall", code=1)
     assert unit("ActiveState") == "active"
     run("docker", "rm", "-f", "live")

@@ -1,5 +1,5 @@
-"""The HTTP client is imported on a thread by any operation that needs it first, because an import on the event loop would
-delay all clients."""
+"""Each operation that may be the first to need the HTTP client imports it on a thread, because an import on the event
+loop would delay all clients."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ with tempfile.TemporaryDirectory() as directory:
     ],
     ids=["pull", "search", "import", "login"],
 )
-def test_http_client_is_imported_on_a_thread(operation: str) -> None:
+def test_first_operation_that_needs_the_http_client_imports_it_on_a_thread(operation: str) -> None:
     program = _PROGRAM.replace("OPERATION", operation)
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 0, done.stderr

@@ -63,7 +63,7 @@ def test_addresses_of_this_host_are_refused(monkeypatch: pytest.MonkeyPatch) -> 
     assert not public_addresses._is_own("1.1.1.1")
 
 
-def test_configured_registries_and_mirrors_are_allowed(tmp_path: Path) -> None:
+def test_configured_registries_and_mirrors_are_allowed_destinations(tmp_path: Path) -> None:
     rules = HostRules(("https://mirror.corp:5000/",), ("reg.corp", "own.corp:5000", "10.0.0.0/8"))
     (tmp_path / "certs.corp:443").mkdir()
 
@@ -109,10 +109,8 @@ def test_pull_from_a_configured_private_registry_is_allowed(tmp_path: Path) -> N
     running(tmp_path, check, insecure_registries=["127.0.0.0/8"])
 
 
-def test_redirects_and_token_services_on_private_addresses_are_refused(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The rules treat the registry's address as public. The addresses to which it redirects are private."""
+def test_redirect_or_token_service_on_a_private_address_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The test makes the rules treat the registry's address as public. The registry refers to private addresses."""
     monkeypatch.setattr(destinations, "is_public", lambda address: address == "127.0.0.1")
 
     async def check(images: ImagesFixture, server: Hostile) -> None:
@@ -143,7 +141,7 @@ def test_import_from_a_private_address_is_refused(tmp_path: Path) -> None:
     running(tmp_path, check, insecure_registries=["127.0.0.0/16"])  # a trusted registry is not a permitted source of imports
 
 
-def test_search_and_login_on_private_addresses_are_refused(tmp_path: Path) -> None:
+def test_search_or_login_at_a_private_address_is_refused(tmp_path: Path) -> None:
     async def check(images: ImagesFixture, server: Hostile) -> None:
         with pytest.raises(Forbidden, match=REFUSED):
             await images.images.search(f"{server.host}/x", 0, {}, no)
@@ -180,9 +178,10 @@ def test_import_redirected_to_a_private_address_is_refused(tmp_path: Path) -> No
     running(tmp_path, check)
 
 
-def test_connection_uses_the_address_that_was_checked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The daemon connects to the address that was checked, without a second DNS lookup (DNS rebinding). The first address
-    that answers is used."""
+def test_daemon_connects_to_the_checked_address_without_a_second_dns_lookup(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A second lookup could give another address (DNS rebinding). The daemon uses the first address that answers."""
 
     async def resolve(name: str) -> list[str]:
         return {"name.invalid": ["127.0.0.2", "127.0.0.1"], "gone.invalid": []}[name]
@@ -201,8 +200,8 @@ def test_connection_uses_the_address_that_was_checked(tmp_path: Path, monkeypatc
     running(tmp_path, check)
 
 
-def test_answers_of_refused_servers_are_not_shown(tmp_path: Path) -> None:
-    """Answers of a server that the client itself may not be able to reach must not be shown to the client."""
+def test_error_message_does_not_contain_the_body_of_a_servers_error_answer(tmp_path: Path) -> None:
+    """The client may not be able to reach the server itself, so it must not see the content of answers."""
 
     async def check(images: ImagesFixture, server: Hostile) -> None:
         server.misbehave("x.tar", status(403))

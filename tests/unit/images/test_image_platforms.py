@@ -82,7 +82,7 @@ async def several(images: ImagesFixture, registry: Hostile) -> str:
     return name
 
 
-def test_pulling_a_second_platform_keeps_the_name_of_the_first(tmp_path: Path) -> None:
+def test_name_refers_to_both_images_after_the_pull_of_a_second_platform(tmp_path: Path) -> None:
     async def test(images: ImagesFixture, registry: Hostile) -> None:
         both = publish(registry, MINE, BIG, ARM)
         name = f"{registry.host}/app:v1"
@@ -101,7 +101,7 @@ def test_pulling_a_second_platform_keeps_the_name_of_the_first(tmp_path: Path) -
     run(tmp_path, test)
 
 
-def test_list_has_one_entry_per_name(tmp_path: Path) -> None:
+def test_image_list_has_one_entry_for_all_platforms_of_a_name(tmp_path: Path) -> None:
     async def test(images: ImagesFixture, registry: Hostile) -> None:
         name = await several(images, registry)
         both = index((MINE, BIG, ARM), oci=True, attestation=True)
@@ -127,7 +127,7 @@ def test_list_has_one_entry_per_name(tmp_path: Path) -> None:
     run(tmp_path, test)
 
 
-def test_older_clients_see_one_platform_of_a_name(tmp_path: Path) -> None:
+def test_clients_with_an_old_api_version_see_one_image_for_each_name(tmp_path: Path) -> None:
     """As in dockerd 26.1, the image that was pulled last has the tag, and the image that was pulled first keeps the
     digest."""
 
@@ -146,8 +146,8 @@ def test_older_clients_see_one_platform_of_a_name(tmp_path: Path) -> None:
     run(tmp_path, test)
 
 
-def test_pull_of_a_newer_index_moves_the_name(tmp_path: Path) -> None:
-    """Images in the new index keep the name; images of the old index lose it."""
+def test_pull_of_a_newer_index_moves_the_name_to_the_images_of_that_index(tmp_path: Path) -> None:
+    """Images that are only in the old index lose the name."""
 
     async def test(images: ImagesFixture, registry: Hostile) -> None:
         name = await several(images, registry)
@@ -169,7 +169,7 @@ def test_pull_of_a_newer_index_moves_the_name(tmp_path: Path) -> None:
     run(tmp_path, test)
 
 
-def test_a_tag_means_all_platforms(tmp_path: Path) -> None:
+def test_new_tag_of_a_name_refers_to_the_images_of_all_platforms(tmp_path: Path) -> None:
     async def test(images: ImagesFixture, registry: Hostile) -> None:
         name = await several(images, registry)
         await images.images.tag(name, "copy", "x")
@@ -187,7 +187,7 @@ def test_a_tag_means_all_platforms(tmp_path: Path) -> None:
     run(tmp_path, test)
 
 
-def test_removal_of_a_name_removes_all_its_platforms(tmp_path: Path) -> None:
+def test_removal_of_a_name_removes_the_images_of_all_its_platforms(tmp_path: Path) -> None:
     async def test(images: ImagesFixture, registry: Hostile) -> None:
         name = await several(images, registry)
         told = await images.images.remove(name)
@@ -202,7 +202,7 @@ def test_removal_of_a_name_removes_all_its_platforms(tmp_path: Path) -> None:
     run(tmp_path, test)
 
 
-def test_removal_of_one_platform_keeps_the_name(tmp_path: Path) -> None:
+def test_removal_of_one_platform_keeps_the_name_for_the_other_platforms(tmp_path: Path) -> None:
     async def test(images: ImagesFixture, registry: Hostile) -> None:
         name = await several(images, registry)
         with pytest.raises(NotFound, match="does not provide"):
@@ -238,7 +238,7 @@ def test_removal_by_id_is_refused_for_images_in_use(tmp_path: Path) -> None:
     run(tmp_path, test)
 
 
-def test_a_prune_leaves_the_platforms_that_are_in_use(tmp_path: Path) -> None:
+def test_prune_keeps_images_of_platforms_that_containers_use(tmp_path: Path) -> None:
     async def test(images: ImagesFixture, registry: Hostile) -> None:
         name = await several(images, registry)
         images.images.users = lambda: {BIG.id: [ImageUser("c" * 64, False)]}
@@ -248,7 +248,7 @@ def test_a_prune_leaves_the_platforms_that_are_in_use(tmp_path: Path) -> None:
     run(tmp_path, test)
 
 
-def test_names_of_several_platforms_survive_a_restart(tmp_path: Path) -> None:
+def test_names_still_refer_to_images_of_several_platforms_after_a_restart(tmp_path: Path) -> None:
     storage = DirectoryStorage(f"{tmp_path}/layers")
 
     async def fill(images: ImagesFixture, registry: Hostile) -> None:
@@ -265,8 +265,8 @@ def test_names_of_several_platforms_survive_a_restart(tmp_path: Path) -> None:
     run(tmp_path, check, storage)
 
 
-def test_name_survives_the_loss_of_one_image(tmp_path: Path) -> None:
-    """A name keeps the platforms whose images are usable."""
+def test_name_of_several_images_is_kept_if_one_image_is_damaged(tmp_path: Path) -> None:
+    """The name then refers only to the usable images."""
     storage = DirectoryStorage(f"{tmp_path}/layers")
 
     async def fill(images: ImagesFixture, registry: Hostile) -> None:
@@ -281,7 +281,7 @@ def test_name_survives_the_loss_of_one_image(tmp_path: Path) -> None:
     run(tmp_path, check, storage)
 
 
-def test_a_damaged_index_hides_only_itself(tmp_path: Path) -> None:
+def test_images_of_a_name_are_usable_although_the_index_is_damaged(tmp_path: Path) -> None:
     async def test(images: ImagesFixture, registry: Hostile) -> None:
         name = await several(images, registry)
         both = index((MINE, BIG, ARM), oci=True, attestation=True)
@@ -293,7 +293,7 @@ def test_a_damaged_index_hides_only_itself(tmp_path: Path) -> None:
     run(tmp_path, test)
 
 
-def test_rows_of_earlier_versions_are_read(tmp_path: Path) -> None:
+def test_rows_of_names_from_earlier_versions_can_be_read(tmp_path: Path) -> None:
     """A row that contains only an ID, with or without an owner, means the image with this ID. A pull of another platform
     adds an image to the row."""
     storage = DirectoryStorage(f"{tmp_path}/layers")
@@ -372,7 +372,7 @@ async def load(images: ImagesFixture, data: bytes, platform: Platform | None = N
     return await drain(images.images.load_archive(body(), [platform] if platform else []))
 
 
-def test_load_of_an_index_adds_all_platforms(tmp_path: Path) -> None:
+def test_load_of_an_index_adds_the_images_of_all_stored_platforms(tmp_path: Path) -> None:
     async def test(images: ImagesFixture, registry: Hostile) -> None:
         manifest, parts = attested()
         data = archive(MINE, BIG, absent=[ARM], attestation=manifest, parts=parts)
@@ -395,7 +395,7 @@ def test_load_of_an_index_adds_all_platforms(tmp_path: Path) -> None:
     run(tmp_path, test)
 
 
-def test_load_of_one_platform_stores_only_its_image(tmp_path: Path) -> None:
+def test_load_of_one_platform_of_an_archive_stores_only_the_image_for_this_platform(tmp_path: Path) -> None:
     async def test(images: ImagesFixture, registry: Hostile) -> None:
         await load(images, archive(MINE, BIG), S390X)
         assert [one.id for one in images.images.all()] == [BIG.id]
@@ -409,7 +409,7 @@ def test_load_of_one_platform_stores_only_its_image(tmp_path: Path) -> None:
     run(tmp_path, test)
 
 
-def test_an_incomplete_attestation_is_left_out(tmp_path: Path) -> None:
+def test_load_leaves_out_an_attestation_with_missing_blobs(tmp_path: Path) -> None:
     async def test(images: ImagesFixture, registry: Hostile) -> None:
         manifest, parts = attested()
         await load(images, archive(MINE, attestation=manifest, parts=parts[:1]))
@@ -429,18 +429,17 @@ def test_an_incomplete_attestation_is_left_out(tmp_path: Path) -> None:
         NameRecord(("sha256:1",), "sha256:3"),
     ],
 )
-def test_row_of_a_name_survives_encoding(record: NameRecord) -> None:
+def test_encoded_row_of_a_name_can_be_decoded_unchanged(record: NameRecord) -> None:
     assert decode_name(encode_name(record)) == record
 
 
-def test_row_of_no_image_is_refused() -> None:
-    """The row of a name must refer to an image."""
+def test_row_of_a_name_without_an_image_is_refused() -> None:
     for row in (b'{"images":[]}', b"{}", b"{", b"\xff"):
         with pytest.raises(ValueError, match=r"."):
             decode_name(row)
 
 
-def test_compatible_variants_are_selected(tmp_path: Path) -> None:
+def test_image_with_the_best_compatible_cpu_variant_is_selected(tmp_path: Path) -> None:
     """`arm/v7` runs images for v6 and v5, but not for v8; `amd64/v3` runs images for lower levels (containerd's
     platforms)."""
     v3 = Platform("linux", "amd64", "v3")

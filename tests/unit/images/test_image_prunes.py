@@ -58,7 +58,7 @@ async def reached(test: Any) -> None:
 
 
 @pytest.mark.parametrize("digest", [APP.config.digest, BASE.digest, TOP.digest])
-def test_prune_keeps_what_a_download_needs(tmp_path: Path, digest: str) -> None:
+def test_prune_keeps_content_that_a_running_pull_downloads(tmp_path: Path, digest: str) -> None:
     async def main() -> None:
         with serving() as registry, trio.fail_after(30):
             registry.add("app", "v1", APP)
@@ -78,7 +78,7 @@ def test_prune_keeps_what_a_download_needs(tmp_path: Path, digest: str) -> None:
 
 
 @pytest.mark.parametrize("count", [1, 2])
-def test_prune_keeps_what_is_being_unpacked(tmp_path: Path, count: int) -> None:
+def test_prune_keeps_layers_that_are_being_unpacked(tmp_path: Path, count: int) -> None:
     class Slow(Unpacker):
         async def __call__(self, *args: Any, **options: Any) -> Any:
             self.gate = gate if self.count + 1 == count else None
@@ -103,9 +103,9 @@ def test_prune_keeps_what_is_being_unpacked(tmp_path: Path, count: int) -> None:
     trio.run(main)
 
 
-def test_pull_can_be_resumed_after_a_prune(tmp_path: Path) -> None:
-    """A prune removes the content of interrupted pulls, but not of a running pull, which is resumed after a broken
-    connection."""
+def test_pull_resumes_a_broken_download_although_a_prune_ran(tmp_path: Path) -> None:
+    """A prune removes the content of interrupted pulls. It keeps the content of a running pull, which resumes after a
+    broken connection."""
 
     async def main() -> None:
         with serving() as registry, trio.fail_after(30):
@@ -132,7 +132,7 @@ def test_pull_can_be_resumed_after_a_prune(tmp_path: Path) -> None:
     trio.run(main)
 
 
-def test_prune_keeps_what_a_load_needs(tmp_path: Path) -> None:
+def test_prune_keeps_layers_and_blobs_that_a_running_load_needs(tmp_path: Path) -> None:
     gate = trio.Event()
     unpacker = Unpacker(gate=gate)
 
@@ -158,7 +158,7 @@ def test_prune_keeps_what_a_load_needs(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("filters", FILTERS)
-def test_prune_keeps_what_a_save_reads(tmp_path: Path, filters: Mapping[str, Sequence[str]]) -> None:
+def test_prune_keeps_blobs_that_a_running_save_reads(tmp_path: Path, filters: Mapping[str, Sequence[str]]) -> None:
     from orlop_engine.images.archive_save import SaveRequest
 
     async def body() -> AsyncIterator[bytes]:

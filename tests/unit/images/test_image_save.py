@@ -77,7 +77,7 @@ def on(tmp_path: Path, *archives: bytes) -> Callable[[Callable[[ImagesFixture], 
 BOTH = docker_archive({"a:x": APP, "b:x": OTHER})
 
 
-def test_an_archive_is_an_oci_layout_with_docker_s_table(tmp_path: Path) -> None:
+def test_saved_archive_is_an_oci_layout_with_dockers_manifest_json(tmp_path: Path) -> None:
     @on(tmp_path, BOTH)
     async def _(fixture: ImagesFixture) -> None:
         await fixture.images.tag("a:x", "registry.example:5000/team/a", "y")
@@ -132,7 +132,9 @@ def test_an_archive_is_an_oci_layout_with_docker_s_table(tmp_path: Path) -> None
         (["docker.io/library/a:x"], {APP.id: ["a:x"]}),
     ],
 )
-def test_names_select_images_and_tags(tmp_path: Path, names: list[str], tags: dict[str, list[str] | None]) -> None:
+def test_names_in_a_save_request_select_images_and_tags(
+    tmp_path: Path, names: list[str], tags: dict[str, list[str] | None]
+) -> None:
     @on(tmp_path, docker_archive({"a:x": APP}), docker_archive({"a:y": OTHER}), docker_archive({"a:z": APP}))
     async def _(fixture: ImagesFixture) -> None:
         table = json.loads(members(await saved(fixture, *names))["manifest.json"])
@@ -151,7 +153,9 @@ def test_names_select_images_and_tags(tmp_path: Path, names: list[str], tags: di
         ("", InvalidParameter, "invalid reference format"),
     ],
 )
-def test_save_is_refused_before_the_first_byte(tmp_path: Path, name: str, kind: type[Exception], message: str) -> None:
+def test_invalid_save_request_fails_before_the_first_byte_and_holds_no_images(
+    tmp_path: Path, name: str, kind: type[Exception], message: str
+) -> None:
     @on(tmp_path, BOTH)
     async def _(fixture: ImagesFixture) -> None:
         with pytest.raises(kind) as caught:
@@ -162,14 +166,14 @@ def test_save_is_refused_before_the_first_byte(tmp_path: Path, name: str, kind: 
         assert fixture.is_empty(), "nothing is held any more"
 
 
-def test_save_without_names_makes_an_empty_archive(tmp_path: Path) -> None:
+def test_save_without_names_gives_an_empty_archive(tmp_path: Path) -> None:
     @on(tmp_path)
     async def _(fixture: ImagesFixture) -> None:
         found = members(await saved(fixture))
         assert (json.loads(found["manifest.json"]), json.loads(found["index.json"])["manifests"]) == ([], [])
 
 
-def test_another_platform_is_refused(tmp_path: Path) -> None:
+def test_save_of_a_platform_that_the_image_lacks_is_refused(tmp_path: Path) -> None:
     @on(tmp_path, BOTH)
     async def _(fixture: ImagesFixture) -> None:
         assert await saved(fixture, "a:x", platforms=(Platform("linux", "amd64"),))
@@ -206,7 +210,7 @@ def test_listener_with_labels_saves_only_images_with_the_labels(tmp_path: Path) 
     ],
     ids=["gzip and zstd", "plain", "no layers"],
 )
-def test_an_oci_image_keeps_its_manifest_and_blobs(tmp_path: Path, parts: list[Blob]) -> None:
+def test_save_keeps_manifest_and_blobs_of_an_oci_image(tmp_path: Path, parts: list[Blob]) -> None:
     made = image(parts, oci=True)
 
     @on(tmp_path, oci_archive({"docker.io/library/c:x": made}))
@@ -221,7 +225,7 @@ def test_an_oci_image_keeps_its_manifest_and_blobs(tmp_path: Path, parts: list[B
         assert await saved(fixture, "c:x") == data
 
 
-def test_a_docker_manifest_becomes_an_oci_manifest(tmp_path: Path) -> None:
+def test_save_converts_a_docker_manifest_to_an_oci_manifest(tmp_path: Path) -> None:
     """umoci reads only OCI manifests. The image's ID stays the same."""
     made = image([layer({"a": b"1"})])
     assert "docker" in made.manifest.media_type
@@ -258,7 +262,7 @@ def test_layers_of_any_compression_are_saved_unchanged(tmp_path: Path) -> None:
 # --- while it is sent -------------------------------------------------------------------------------------------------
 
 
-def test_removal_during_a_save_neither_waits_nor_breaks_the_archive(tmp_path: Path) -> None:
+def test_image_can_be_removed_during_a_save_without_damage_to_the_archive(tmp_path: Path) -> None:
     @on(tmp_path, BOTH)
     async def _(fixture: ImagesFixture) -> None:
         whole = await saved(fixture, "a:x")
@@ -272,7 +276,7 @@ def test_removal_during_a_save_neither_waits_nor_breaks_the_archive(tmp_path: Pa
 
 
 @pytest.mark.parametrize("read", [0, 1, 4, 6])
-def test_disconnect_during_a_save_frees_its_lease_and_descriptors(tmp_path: Path, read: int) -> None:
+def test_client_that_disconnects_during_a_save_leaves_no_lease_and_no_descriptor(tmp_path: Path, read: int) -> None:
     @on(tmp_path, BOTH)
     async def _(fixture: ImagesFixture) -> None:
         before = len(os.listdir("/proc/self/fd"))
@@ -289,8 +293,8 @@ def test_disconnect_during_a_save_frees_its_lease_and_descriptors(tmp_path: Path
         assert "save" not in [action for action, _, _ in fixture.actions()], "it was not saved"
 
 
-def test_save_waits_for_a_collection_that_began_before_its_lease(tmp_path: Path) -> None:
-    """If the image has just lost its last name, the collection could otherwise remove blobs that the save needs."""
+def test_save_waits_for_the_end_of_a_garbage_collection_that_began_earlier(tmp_path: Path) -> None:
+    """If the image has just lost its last name, the collection could remove blobs that the save needs."""
 
     @on(tmp_path, BOTH)
     async def _(fixture: ImagesFixture) -> None:
@@ -311,7 +315,7 @@ def test_save_waits_for_a_collection_that_began_before_its_lease(tmp_path: Path)
 
 
 @pytest.mark.parametrize("damage", ["flip", "short", "long", "empty"])
-def test_a_damaged_layer_breaks_the_stream_off(tmp_path: Path, damage: str) -> None:
+def test_save_of_a_damaged_layer_ends_the_stream_with_an_error(tmp_path: Path, damage: str) -> None:
     @on(tmp_path, BOTH)
     async def _(fixture: ImagesFixture) -> None:
         whole = await saved(fixture, "a:x")
@@ -338,7 +342,7 @@ def test_a_damaged_layer_breaks_the_stream_off(tmp_path: Path, damage: str) -> N
         assert fixture.unpacker.count == 3, "its files were never unpacked again"
 
 
-def test_saved_index_leaves_out_missing_manifests(tmp_path: Path) -> None:
+def test_archive_with_an_index_contains_only_the_stored_manifests(tmp_path: Path) -> None:
     mine, other = image([TOP], oci=True), image([TOP], oci=True, platform={"os": "linux", "architecture": "riscv64"})
     whole = index([other, mine], oci=True)
     made = Image(whole, mine.config, (*mine.layers, mine.manifest))

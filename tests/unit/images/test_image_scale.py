@@ -97,7 +97,9 @@ def layout(count: int) -> bytes:
     ],
     ids=["names", "images", "layout"],
 )
-def test_archive_over_the_limits_leaves_nothing(tmp_path: Path, data: Callable[[], bytes], message: str) -> None:
+def test_load_of_an_archive_over_a_limit_leaves_no_blobs_or_images(
+    tmp_path: Path, data: Callable[[], bytes], message: str
+) -> None:
     async def main() -> None:
         async with open_images(str(tmp_path)) as images:
             with pytest.raises(InvalidParameter, match=message):
@@ -109,9 +111,11 @@ def test_archive_over_the_limits_leaves_nothing(tmp_path: Path, data: Callable[[
     assert examine(str(tmp_path / "state" / "orlop.db")).rows["images"] == {}
 
 
-def test_one_configuration_under_many_names_counts_each_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A configuration is parsed once for each name, so it counts towards the limit once for each name. Otherwise a few bytes
-    of a manifest could make the daemon parse a megabyte again."""
+def test_configuration_counts_towards_the_read_limit_once_for_each_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The daemon parses a configuration once for each name. Without this rule, a few bytes of a manifest could make the
+    daemon parse a megabyte again."""
     monkeypatch.setattr(archive_file, "_MAX_READ", 100 * len(APP.config.data))
 
     async def main() -> None:
@@ -123,8 +127,8 @@ def test_one_configuration_under_many_names_counts_each_time(tmp_path: Path, mon
     trio.run(main)
 
 
-def test_load_of_the_most_names_allowed(tmp_path: Path) -> None:
-    """An archive with the largest allowed number of names is loaded without blocking the event loop."""
+def test_load_of_an_archive_with_4096_names_does_not_block_the_event_loop(tmp_path: Path) -> None:
+    """This is the largest allowed number of names in an archive."""
 
     async def main() -> None:
         async with open_images(str(tmp_path)) as images:
@@ -161,7 +165,7 @@ def filled(tmp_path: Path, check: Callable[[ImagesFixture], Awaitable[None]]) ->
     return trio.run(main)
 
 
-def test_boot_list_and_removal_of_many_names_are_fast(tmp_path: Path) -> None:
+def test_listing_and_removal_and_boot_are_fast_with_many_names(tmp_path: Path) -> None:
     async def check(fixture: ImagesFixture) -> None:
         images = fixture.images
         async with in_slices():
@@ -202,8 +206,10 @@ def test_prune_of_many_names_is_fast(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert copies == [MANY + 1], "all names are copied once, not once a name"
 
 
-def test_removals_do_not_start_a_full_garbage_collection(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A full collection visits the objects of 100,000 names in a single step, which takes 110 ms."""
+def test_removal_of_names_does_not_start_a_full_python_garbage_collection(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A full collection visits the objects of all names in a single step, which takes 110 ms with 100,000 names."""
     usual, seen, forget = gc.get_threshold(), [], ImageStore.forget
 
     async def forgotten(store: ImageStore, names: Any, ids: Any) -> Any:
@@ -224,7 +230,7 @@ def test_removals_do_not_start_a_full_garbage_collection(tmp_path: Path, monkeyp
     assert gc.get_threshold() == usual
 
 
-def test_work_on_all_names_is_split_into_steps(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_work_on_all_image_names_is_split_into_steps(monkeypatch: pytest.MonkeyPatch) -> None:
     """A dictionary of 100,000 names made in one step blocks the event loop for 100 ms."""
     paced = [0]
 
@@ -253,7 +259,7 @@ def test_work_on_all_names_is_split_into_steps(monkeypatch: pytest.MonkeyPatch) 
     trio.run(main)
 
 
-def test_names_without_images_are_quarantined_together(tmp_path: Path) -> None:
+def test_names_without_images_are_quarantined_in_few_commits(tmp_path: Path) -> None:
     """With a commit for each name, 100,000 names would delay the start by minutes."""
 
     async def main() -> None:
@@ -283,7 +289,7 @@ async def opened_images(tmp_path: Path, store: Store) -> AsyncIterator[None]:
         yield
 
 
-def test_shared_sizes_and_children_of_many_images_are_fast() -> None:
+def test_shared_size_and_children_of_an_image_are_found_fast_among_many_images() -> None:
     """5,000 images have the same base. The shared sizes and children of an image are found without a scan of all other
     images."""
     catalog = Catalog()
@@ -299,7 +305,7 @@ def test_shared_sizes_and_children_of_many_images_are_fast() -> None:
     assert time.thread_time() - began < 2
 
 
-def test_pattern_of_many_stars_is_fast() -> None:
+def test_filter_pattern_with_many_stars_is_fast() -> None:
     """A backtracking matcher would take years."""
     catalog = Catalog()
     catalog.put(ImageRecord(APP.id, ()), ImageDocument(), b"")
@@ -326,7 +332,7 @@ def test_pattern_of_many_stars_is_fast() -> None:
     [ImageConfig(labels={"a": "x" * (5 << 20)}), ImageConfig(env=["A=" + "x" * (5 << 20)])],
     ids=["labels", "environment"],
 )
-def test_unreadable_configurations_are_not_created(tmp_path: Path, config: ImageConfig) -> None:
+def test_commit_that_would_make_an_unreadable_configuration_is_refused(tmp_path: Path, config: ImageConfig) -> None:
     async def main() -> None:
         async with open_images(str(tmp_path)) as images:
             await drain(images.images.load_archive(pieces(docker_archive({"a:x": APP}))))
@@ -340,7 +346,7 @@ def test_unreadable_configurations_are_not_created(tmp_path: Path, config: Image
     trio.run(main)
 
 
-def test_empty_commit_adds_no_layer(tmp_path: Path) -> None:
+def test_commit_without_changed_files_adds_no_layer(tmp_path: Path) -> None:
     async def main() -> None:
         async with open_images(str(tmp_path)) as images:
             await drain(images.images.load_archive(pieces(docker_archive({"a:x": APP}))))
@@ -377,8 +383,8 @@ def test_large_configurations_do_not_block_the_event_loop(tmp_path: Path) -> Non
     trio.run(main)
 
 
-def test_blob_is_published_only_with_its_lease(tmp_path: Path) -> None:
-    """If a collection reads the leases before the blob is in a lease, the collection would remove the blob."""
+def test_blob_is_stored_only_after_a_lease_protects_the_blob(tmp_path: Path) -> None:
+    """A garbage collection that read the leases before would remove the blob."""
 
     async def main() -> None:
         async with open_images(str(tmp_path)) as images, trio.open_nursery() as nursery:

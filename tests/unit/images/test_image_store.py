@@ -69,7 +69,7 @@ def quarantined(tmp_path: Path) -> list[str]:
     return sorted(key for _, key, _ in examine(str(tmp_path / "state" / "orlop.db")).quarantined)
 
 
-def test_restart_keeps_images_and_removes_leftovers(tmp_path: Path) -> None:
+def test_restart_keeps_images_and_removes_orphaned_blobs_and_layers(tmp_path: Path) -> None:
     def leave(storage: DirectoryStorage) -> None:
         content = tmp_path / "content"
         (content / "blobs" / "sha256" / ("e" * 64)).write_bytes(b"an orphan")
@@ -87,7 +87,7 @@ def test_restart_keeps_images_and_removes_leftovers(tmp_path: Path) -> None:
     assert quarantined(tmp_path) == []
 
 
-def test_layer_of_a_container_is_not_removed(tmp_path: Path) -> None:
+def test_layers_that_a_container_uses_are_kept_when_their_image_is_removed(tmp_path: Path) -> None:
     async def main() -> None:
         storage = DirectoryStorage(str(tmp_path / "layers"))
         async with open_images(str(tmp_path), storage=storage) as images:
@@ -117,7 +117,7 @@ def test_layer_of_a_container_is_not_removed(tmp_path: Path) -> None:
     ],
     ids=["no configuration", "damaged configuration", "no layers"],
 )
-def test_damaged_images_are_quarantined(
+def test_images_with_damaged_content_are_quarantined_at_the_start(
     tmp_path: Path, damage: Callable[[Path, DirectoryStorage], None], left: list[str]
 ) -> None:
     images = reopened(tmp_path, lambda storage: damage(tmp_path, storage))
@@ -128,7 +128,7 @@ def test_damaged_images_are_quarantined(
     assert quarantined(tmp_path) == sorted(expected)
 
 
-def test_invalid_rows_are_quarantined(tmp_path: Path) -> None:
+def test_invalid_rows_of_images_and_names_are_quarantined_at_the_start(tmp_path: Path) -> None:
     rows = [
         ("sha256:" + "1" * 64, b"no JSON"),
         ("sha256:" + "2" * 64, json.dumps({"id": "sha256:" + "2" * 64, "layers": []}).encode()),
@@ -161,8 +161,8 @@ def test_content_of_quarantined_images_is_kept(tmp_path: Path) -> None:
     trio.run(main)
 
 
-def test_damaged_blob_is_downloaded_again(tmp_path: Path) -> None:
-    """A layer's blob is lost, but its unpacked files are not. Loading the image again restores the blob."""
+def test_load_of_the_same_image_restores_a_lost_blob(tmp_path: Path) -> None:
+    """The layer's blob is lost, but not its unpacked files."""
 
     async def main() -> None:
         storage = DirectoryStorage(str(tmp_path / "layers"))
@@ -207,7 +207,7 @@ def test_unpacked_layer_without_a_blob_gets_the_blob_of_an_archive(tmp_path: Pat
     trio.run(main)
 
 
-def test_a_layer_known_only_unpacked_gets_the_blob_of_a_later_image(tmp_path: Path) -> None:
+def test_unpacked_layer_without_a_blob_gets_the_blob_of_a_later_image(tmp_path: Path) -> None:
     async def main() -> None:
         storage = DirectoryStorage(str(tmp_path / "layers"))
         async with open_images(str(tmp_path), storage=storage) as images:
@@ -230,8 +230,10 @@ def test_a_layer_known_only_unpacked_gets_the_blob_of_a_later_image(tmp_path: Pa
     trio.run(main)
 
 
-def test_an_image_that_exists_already_is_not_written_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A build in which nothing has changed ends without a write to the disk."""
+def test_creation_of_an_image_that_exists_writes_nothing_to_the_disk(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A repeated build whose steps are all cached therefore needs no commit."""
 
     async def main() -> None:
         async with open_images(str(tmp_path)) as images:
@@ -272,7 +274,7 @@ def test_interrupted_pulls_expire(tmp_path: Path, until: float, kept: bool) -> N
     assert names(images) == ["a:x", "b:x"]
 
 
-def test_moved_tags_survive_a_restart(tmp_path: Path) -> None:
+def test_moved_tags_are_kept_by_a_restart(tmp_path: Path) -> None:
     async def main() -> None:
         storage = DirectoryStorage(str(tmp_path / "layers"))
         async with open_images(str(tmp_path), storage=storage) as images:
@@ -314,7 +316,7 @@ def test_oci_layout_is_loaded(tmp_path: Path) -> None:
     trio.run(main)
 
 
-def test_import_makes_an_image_of_one_layer(tmp_path: Path) -> None:
+def test_import_creates_an_image_with_one_layer(tmp_path: Path) -> None:
     async def main() -> None:
         async with open_images(str(tmp_path)) as images:
             request = ImportRequest("-", parse("imp:v1"), changes=("CMD a", "LABEL k=v"))
@@ -334,8 +336,8 @@ def test_import_makes_an_image_of_one_layer(tmp_path: Path) -> None:
     trio.run(main)
 
 
-def test_replacing_the_blob_of_a_layer_keeps_the_snapshots_of_its_images(tmp_path: Path) -> None:
-    """A build may have another snapshot of a layer of images, and compress it again. The images keep their snapshots."""
+def test_replacement_of_a_layers_blob_keeps_the_snapshots_of_its_images(tmp_path: Path) -> None:
+    """A build may have another snapshot of a layer that images already have, and may compress the layer again."""
 
     async def main() -> None:
         async with open_images(str(tmp_path)) as images:

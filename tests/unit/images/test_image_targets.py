@@ -29,7 +29,7 @@ async def load(images: ImagesFixture, data: bytes) -> None:
     await drain(images.images.load_archive(body()))
 
 
-def test_target_of_a_name_is_its_index_or_manifest(tmp_path: Path) -> None:
+def test_target_of_an_image_name_is_the_index_or_manifest_of_the_name(tmp_path: Path) -> None:
     async def main() -> None:
         async with open_images(str(tmp_path)) as images:
             await load(images, ALL.archive("docker.io/library/app:x"))
@@ -65,8 +65,7 @@ def test_target_of_a_name_is_its_index_or_manifest(tmp_path: Path) -> None:
     trio.run(main)
 
 
-def test_known_targets_are_limited_and_damage_is_no_error(tmp_path: Path) -> None:
-    """The cache of targets is bounded. An image whose manifest is damaged has no target."""
+def test_cache_of_targets_is_bounded_and_an_image_with_a_damaged_manifest_has_no_target(tmp_path: Path) -> None:
 
     async def main() -> None:
         async with open_images(str(tmp_path)) as images:

@@ -82,7 +82,7 @@ async def kinds(images: ImagesFixture, name: str) -> dict[str, bool]:
     return {one.descriptor.digest: one.available for one in found.manifests}
 
 
-def test_saved_index_loads_byte_for_byte(tmp_path: Path) -> None:
+def test_index_is_saved_and_loaded_byte_for_byte(tmp_path: Path) -> None:
     async def test(images: ImagesFixture) -> None:
         await load(images, ALL.archive(NAME))
         await images.images.tag("app:x", "copy", "y")
@@ -111,7 +111,7 @@ def test_saved_index_loads_byte_for_byte(tmp_path: Path) -> None:
     ("wanted", "there"),
     [((), (BIG, MINE)), ((S390X,), (BIG,)), ((S390X, HERE), (BIG, MINE))],
 )
-def test_save_contains_the_index_and_stored_platforms(
+def test_save_of_several_platforms_contains_the_index_and_the_stored_manifests(
     tmp_path: Path, wanted: tuple[Platform, ...], there: tuple[Image, ...]
 ) -> None:
     """If one platform is saved, the archive contains its manifest; for several platforms, it contains the index. The image
@@ -131,7 +131,7 @@ def test_save_contains_the_index_and_stored_platforms(
     run(tmp_path, test)
 
 
-def test_platforms_that_were_removed_are_not_saved(tmp_path: Path) -> None:
+def test_save_leaves_out_platforms_that_were_removed_from_the_name(tmp_path: Path) -> None:
     async def test(images: ImagesFixture) -> None:
         await load(images, THREE.archive(NAME))
         await images.images.tag("app:x", "whole", "x")
@@ -144,7 +144,7 @@ def test_platforms_that_were_removed_are_not_saved(tmp_path: Path) -> None:
     run(tmp_path, test)
 
 
-def test_images_stored_with_another_compression_are_saved_with_a_new_index(tmp_path: Path) -> None:
+def test_save_makes_a_new_index_if_layers_are_stored_with_another_compression(tmp_path: Path) -> None:
     async def test(images: ImagesFixture) -> None:
         plain = image([layer({"shared": b"12345"}, compression="none", oci=True)], oci=True)
         await load(images, oci_archive({"plain:x": plain}))
@@ -185,7 +185,7 @@ def test_archive_with_manifest_json_and_index_loads_all_platforms(
 
 
 @pytest.mark.parametrize("absent", [[ALL.index], [MINE.manifest, BIG.manifest]])
-def test_unusable_oci_layout_is_ignored(tmp_path: Path, absent: list[Blob]) -> None:
+def test_load_uses_manifest_json_if_the_oci_layout_is_incomplete(tmp_path: Path, absent: list[Blob]) -> None:
     async def test(images: ImagesFixture) -> None:
         records = await load(images, ALL.archive(NAME, absent=absent, docker=MINE))
         assert [record["stream"] for record in records] == ["Loaded image: app:x\n"]
@@ -194,7 +194,7 @@ def test_unusable_oci_layout_is_ignored(tmp_path: Path, absent: list[Blob]) -> N
     run(tmp_path, test)
 
 
-def test_names_only_in_manifest_json_are_loaded(tmp_path: Path) -> None:
+def test_load_sets_names_that_only_manifest_json_contains(tmp_path: Path) -> None:
     """The archive also has an index, which does not contain these names."""
 
     async def test(images: ImagesFixture) -> None:
@@ -211,7 +211,7 @@ def test_names_only_in_manifest_json_are_loaded(tmp_path: Path) -> None:
     run(tmp_path, test)
 
 
-def test_images_for_other_systems_stay_in_the_archive(tmp_path: Path) -> None:
+def test_load_skips_images_for_other_operating_systems(tmp_path: Path) -> None:
     windows = made("windows", "amd64")
     about = Attested(windows, MINE)
 

@@ -1,5 +1,5 @@
-"""A restricted client cannot get a layer of another client by its digest or diffID. No image gets a blob that does not
-contain the layer."""
+"""Knowledge of a digest or diffID does not give a restricted client the layer of another client. No image gets a blob
+that does not contain the layer."""
 
 from __future__ import annotations
 
@@ -123,8 +123,8 @@ def test_pull_of_a_layer_that_the_registry_serves_is_allowed(tmp_path: Path) -> 
     run(tmp_path, test)
 
 
-def test_wrong_blob_for_a_known_layer_is_refused(tmp_path: Path) -> None:
-    """The manifest lists a blob that the registry serves, and the configuration lists the diffID of another layer for it."""
+def test_pull_of_a_manifest_with_a_wrong_blob_for_a_stored_layer_is_refused(tmp_path: Path) -> None:
+    """The manifest lists a blob that the registry serves, but the configuration lists the diffID of another layer."""
 
     async def test(images: ImagesFixture, registry: Hostile) -> None:
         registry.add("attack", "1", forged(OWN))
@@ -140,7 +140,7 @@ def test_wrong_blob_for_a_known_layer_is_refused(tmp_path: Path) -> None:
     run(tmp_path, test)
 
 
-def test_configuration_of_another_image_is_not_used(tmp_path: Path) -> None:
+def test_pull_does_not_use_a_stored_configuration_that_the_registry_does_not_serve(tmp_path: Path) -> None:
     async def test(images: ImagesFixture, registry: Hostile) -> None:
         name = f"{registry.host}/attack:1"
         registry.add("attack", "1", THEIRS)
@@ -151,7 +151,7 @@ def test_configuration_of_another_image_is_not_used(tmp_path: Path) -> None:
     run(tmp_path, test)
 
 
-def test_partial_download_of_others_is_not_reused(tmp_path: Path) -> None:
+def test_pull_of_a_restricted_client_does_not_resume_a_download_of_another_client(tmp_path: Path) -> None:
     """An interrupted download has all bytes of a layer; the registry of the restricted client has none of them."""
 
     async def test(images: ImagesFixture, registry: Hostile) -> None:
@@ -168,7 +168,7 @@ def test_partial_download_of_others_is_not_reused(tmp_path: Path) -> None:
     run(tmp_path, test)
 
 
-def test_a_download_of_others_is_not_shared(tmp_path: Path) -> None:
+def test_restricted_client_does_not_share_a_running_download_of_another_client(tmp_path: Path) -> None:
     async def test(images: ImagesFixture, registry: Hostile) -> None:
         later = layer({"later": b"of another team"})
         registry.add("theirs", "2", image([later]))
@@ -188,7 +188,7 @@ def test_a_download_of_others_is_not_shared(tmp_path: Path) -> None:
     run(tmp_path, test)
 
 
-def test_wrong_answer_of_a_registry_does_not_replace_a_stored_blob(tmp_path: Path) -> None:
+def test_wrong_content_from_a_registry_does_not_replace_a_stored_blob(tmp_path: Path) -> None:
     async def test(images: ImagesFixture, registry: Hostile) -> None:
         registry.add("other", "1", forged(SECRET))
         registry.misbehave(SECRET.digest, flip())
@@ -205,7 +205,7 @@ def archive_of(attack: Image, member: bytes) -> bytes:
 
 
 @pytest.mark.parametrize("member", [b"", OWN.data], ids=["empty", "another layer"])
-def test_load_of_an_archive_that_only_names_a_diff_id_is_refused(tmp_path: Path, member: bytes) -> None:
+def test_load_of_an_archive_that_lists_the_diff_id_of_a_missing_layer_is_refused(tmp_path: Path, member: bytes) -> None:
     async def test(images: ImagesFixture, registry: Hostile) -> None:
         archive = archive_of(forged(SECRET), member)
         assert "invalid diffID" in await load(images, archive, RESTRICTED)
@@ -223,9 +223,9 @@ def test_load_of_an_archive_that_contains_the_layer_is_allowed(tmp_path: Path) -
     run(tmp_path, test)
 
 
-def test_layers_without_an_image_must_be_in_the_archive(tmp_path: Path) -> None:
-    """A layer that only a container, a build or an interrupted pull still needs must be in the archive's blob. This is
-    required of every client, because the image keeps the blob."""
+def test_archive_must_contain_layers_that_no_stored_image_has(tmp_path: Path) -> None:
+    """Only a container, a build or an interrupted pull still needs the layer. The rule applies to every client, because the
+    new image keeps the blob of the archive."""
 
     async def main() -> None:
         storage = DirectoryStorage(str(tmp_path / "layers"))
@@ -242,7 +242,7 @@ def test_layers_without_an_image_must_be_in_the_archive(tmp_path: Path) -> None:
     trio.run(main)
 
 
-def test_build_of_a_restricted_client_gets_only_blobs_that_it_may_read(tmp_path: Path) -> None:
+def test_build_of_a_restricted_client_gets_only_blobs_that_the_registry_serves(tmp_path: Path) -> None:
     async def test(images: ImagesFixture, registry: Hostile) -> None:
         request = PullRequest(parse(f"{registry.host}/attack:1"), policy=RESTRICTED)
         wanted = [Descriptor(SECRET.digest, len(SECRET.data), SECRET.media_type)]

@@ -30,7 +30,9 @@ async def pieces(data: bytes) -> AsyncIterator[bytes]:
 
 
 @pytest.mark.parametrize("kind", [DirectoryStorage, Rebasing])
-def test_a_load_unpacks_layers_at_once(tmp_path: Path, kind: type[DirectoryStorage]) -> None:
+def test_load_unpacks_layers_concurrently_if_the_storage_driver_supports_it(
+    tmp_path: Path, kind: type[DirectoryStorage]
+) -> None:
     async def main() -> None:
         storage, unpacker = kind(f"{tmp_path}/layers"), Unpacker(gate=trio.Event())
         assert unpacker.gate is not None

@@ -1,5 +1,4 @@
-"""Images that are sent: received manifests are sent unchanged, new manifests are made for other images, and layers are
-read."""
+"""Images that are sent: received manifests are sent unchanged, and new manifests are made for other images."""
 
 from __future__ import annotations
 
@@ -78,7 +77,7 @@ def test_received_manifest_is_sent_unchanged(tmp_path: Path, pulled: Image, list
 
 
 @pytest.mark.parametrize("other", [image([GZIP, ZSTD]), image([GZIP], config={"Env": ["A=b"]})], ids=["layers", "config"])
-def test_a_manifest_of_another_image_is_not_used(tmp_path: Path, other: Image) -> None:
+def test_stored_manifest_that_does_not_match_the_image_is_not_sent(tmp_path: Path, other: Image) -> None:
     async def check(content: ContentStore) -> None:
         found = await outgoing.describe(content, await stored(content, [GZIP], [other.manifest.data]))
         assert found.manifest != other.manifest.data
@@ -87,7 +86,7 @@ def test_a_manifest_of_another_image_is_not_used(tmp_path: Path, other: Image) -
     run(tmp_path, check)
 
 
-def test_the_newest_manifest_is_used(tmp_path: Path) -> None:
+def test_newest_stored_manifest_of_an_image_is_sent(tmp_path: Path) -> None:
     docker, oci = image([GZIP]).manifest.data, image([GZIP], oci=True).manifest.data.replace(b'{"', b'{ "', 1)
 
     async def check(content: ContentStore) -> None:
@@ -98,7 +97,9 @@ def test_the_newest_manifest_is_used(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("damage", [lambda path: path.write_bytes(b"{}"), os.unlink], ids=["damaged", "missing"])
-def test_lost_manifest_is_created_again(tmp_path: Path, damage: Callable[[Path], None]) -> None:
+def test_new_manifest_is_made_if_the_stored_manifest_is_lost_or_damaged(
+    tmp_path: Path, damage: Callable[[Path], None]
+) -> None:
     async def check(content: ContentStore) -> None:
         kept = image([GZIP]).manifest.data
         found = await stored(content, [GZIP], [kept])
@@ -127,7 +128,7 @@ DOCKERS_FORM = """{{
 }}"""
 
 
-def test_manifest_is_made_in_dockers_form(tmp_path: Path) -> None:
+def test_new_manifest_has_the_same_bytes_as_a_manifest_made_by_docker(tmp_path: Path) -> None:
     async def check(content: ContentStore) -> None:
         found = await stored(content, [GZIP])
         made = await outgoing.describe(content, found)
@@ -139,7 +140,7 @@ def test_manifest_is_made_in_dockers_form(tmp_path: Path) -> None:
     run(tmp_path, check)
 
 
-def test_layer_that_is_not_gzip_needs_an_oci_manifest(tmp_path: Path) -> None:
+def test_image_with_a_layer_that_is_not_gzip_gets_an_oci_manifest(tmp_path: Path) -> None:
     async def check(content: ContentStore) -> None:
         made = await outgoing.describe(content, await stored(content, [GZIP, ZSTD, PLAIN]))
         assert [part.media_type for part in made.layers] == [f"{OCI_LAYER}+gzip", f"{OCI_LAYER}+zstd", OCI_LAYER]
@@ -149,7 +150,7 @@ def test_layer_that_is_not_gzip_needs_an_oci_manifest(tmp_path: Path) -> None:
     run(tmp_path, check)
 
 
-def test_compression_without_a_media_type_is_refused(tmp_path: Path) -> None:
+def test_layer_whose_compression_has_no_media_type_is_refused(tmp_path: Path) -> None:
     async def check(content: ContentStore) -> None:
         found = await stored(content, [Blob(bz2.compress(tar({"a": b"1"})), "", GZIP.diff_id)])
         with pytest.raises(DriverError, match="there is no media type for bzip2"):
@@ -158,7 +159,7 @@ def test_compression_without_a_media_type_is_refused(tmp_path: Path) -> None:
     run(tmp_path, check)
 
 
-def test_layer_is_opened_by_its_blob(tmp_path: Path) -> None:
+def test_open_layer_gives_a_descriptor_of_the_blob_and_closes_it(tmp_path: Path) -> None:
     async def check(content: ContentStore) -> None:
         found = await stored(content, [GZIP])
         async with outgoing.open_layer(content, found.layers[0]) as fd:

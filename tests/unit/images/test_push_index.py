@@ -71,7 +71,7 @@ def puts(registry: Receiving) -> list[str]:
     return [path.rpartition("/")[2] for method, path, _ in registry.requests if method == "PUT" and "/manifests/" in path]
 
 
-def test_pushed_index_is_unchanged(tmp_path: Path) -> None:
+def test_push_sends_an_index_unchanged_if_its_content_is_complete(tmp_path: Path) -> None:
     async def test(images: ImagesFixture, registry: Receiving) -> None:
         records = await pushed(images, registry)
         index = ALL.index
@@ -95,7 +95,7 @@ def test_pushed_index_is_unchanged(tmp_path: Path) -> None:
     run(tmp_path, test)
 
 
-def test_a_second_push_sends_nothing(tmp_path: Path) -> None:
+def test_second_push_of_an_index_uploads_nothing(tmp_path: Path) -> None:
     async def test(images: ImagesFixture, registry: Receiving) -> None:
         await pushed(images, registry)
         before = len(registry.requests)
@@ -133,7 +133,9 @@ THREE = Attested(BIG, MINE, ARM)
         (ALL, [ALL.blobs[3]], MINE),
     ],
 )
-def test_incomplete_index_is_replaced_by_one_image(tmp_path: Path, about: Attested, absent: list[Blob], sent: Image) -> None:
+def test_push_of_an_incomplete_index_sends_one_image_instead(
+    tmp_path: Path, about: Attested, absent: list[Blob], sent: Image
+) -> None:
     async def test(images: ImagesFixture, registry: Receiving) -> None:
         records = await pushed(images, registry)
         assert registry.pushed("app", "v1") == sent.manifest
@@ -144,8 +146,8 @@ def test_incomplete_index_is_replaced_by_one_image(tmp_path: Path, about: Attest
     run(tmp_path, test, about, absent)
 
 
-def test_index_is_rebuilt_if_layers_are_stored_with_another_compression(tmp_path: Path) -> None:
-    """A layer had been loaded as a plain tar. So new manifests and a new index are made, which are equal for each push."""
+def test_push_makes_a_new_index_if_layers_are_stored_with_another_compression(tmp_path: Path) -> None:
+    """A layer was loaded as a plain tar before. The new manifests and the new index are the same for each push."""
 
     async def main() -> None:
         with receiving() as registry, trio.fail_after(30):
@@ -189,7 +191,7 @@ def test_push_of_several_images_for_other_hosts_is_refused(tmp_path: Path) -> No
     run(tmp_path, test, THREE, [MINE.manifest])
 
 
-def test_requested_platform_of_an_index_is_pushed_alone(tmp_path: Path) -> None:
+def test_push_with_a_platform_sends_only_the_image_for_this_platform(tmp_path: Path) -> None:
     async def test(images: ImagesFixture, registry: Receiving) -> None:
         records = await pushed(images, registry, platform=S390X)
         assert registry.pushed("app", "v1") == BIG.manifest
@@ -199,7 +201,7 @@ def test_requested_platform_of_an_index_is_pushed_alone(tmp_path: Path) -> None:
     run(tmp_path, test)
 
 
-def test_index_without_a_removed_platform_is_pushed_as_one_image(tmp_path: Path) -> None:
+def test_push_sends_one_image_if_a_platform_of_the_index_was_removed(tmp_path: Path) -> None:
     async def test(images: ImagesFixture, registry: Receiving) -> None:
         await images.images.remove(f"{registry.host}/app:v1", platforms=[S390X])
         records = await pushed(images, registry)
@@ -209,7 +211,7 @@ def test_index_without_a_removed_platform_is_pushed_as_one_image(tmp_path: Path)
     run(tmp_path, test)
 
 
-def test_a_push_that_fails_on_the_way_leaves_no_tag(tmp_path: Path) -> None:
+def test_push_that_fails_after_some_manifests_sets_no_tag(tmp_path: Path) -> None:
     async def test(images: ImagesFixture, registry: Receiving) -> None:
         registry.script("PUT", refuse(403, "DENIED", "no"), path=BIG.manifest.digest)
         records = await pushed(images, registry)
@@ -249,8 +251,8 @@ def test_restricted_client_cannot_push_an_image_that_it_may_not_read(tmp_path: P
     run(tmp_path, test)
 
 
-def test_content_of_other_images_does_not_make_an_index_complete(tmp_path: Path) -> None:
-    """The index of an archive lists a manifest that is stored as another image, but is not in the archive."""
+def test_manifest_stored_with_another_image_does_not_make_an_index_complete(tmp_path: Path) -> None:
+    """The archive's index lists the manifest, but the archive does not contain the manifest."""
 
     async def test(images: ImagesFixture, registry: Receiving) -> None:
         await load(images, Attested(BIG).archive("docker.io/library/secret:x"))
@@ -262,7 +264,7 @@ def test_content_of_other_images_does_not_make_an_index_complete(tmp_path: Path)
     run(tmp_path, test, ALL, [BIG.manifest, BIG.config, BIG.layers[1]])
 
 
-def test_a_damaged_index_does_not_stop_a_push(tmp_path: Path) -> None:
+def test_push_sends_one_image_if_the_index_is_damaged(tmp_path: Path) -> None:
     async def test(images: ImagesFixture, registry: Receiving) -> None:
         (Path(images.root) / "content/blobs/sha256" / ALL.index.digest[7:]).write_bytes(b"{}")
         records = await pushed(images, registry)

@@ -18,7 +18,7 @@ from orlop_sdk import LogDriver, LogInfo, LogRecord
 
 
 @pytest.mark.parametrize("driver", [JsonFile(), LocalLog()], ids=["json-file", "local"])
-def test_follow_reads_across_rotations(driver: LogDriver, tmp_path: Path) -> None:
+def test_log_follower_gets_all_lines_across_rotations(driver: LogDriver, tmp_path: Path) -> None:
     info = LogInfo("c", "/c", "", "", "", "", str(tmp_path))
     options = {"max-size": "1k", "max-file": "3", "compress": "true"}
 
@@ -43,7 +43,7 @@ def test_follow_reads_across_rotations(driver: LogDriver, tmp_path: Path) -> Non
     trio.run(main)
 
 
-def test_hanging_reads_do_not_use_up_threads() -> None:
+def test_log_readers_that_hang_do_not_use_up_all_threads() -> None:
     answers = threading.Event()
 
     class Reader:

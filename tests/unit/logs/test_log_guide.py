@@ -25,7 +25,7 @@ def project(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_the_guides_driver_passes_the_suite(project: Path) -> None:
+def test_example_log_driver_of_the_guide_passes_the_conformance_suite(project: Path) -> None:
     done = subprocess.run(
         [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "test_tsv.py"],
         cwd=project,
@@ -39,7 +39,7 @@ def test_the_guides_driver_passes_the_suite(project: Path) -> None:
     assert re.search(r"^\d\d passed", done.stdout, re.MULTILINE)
 
 
-def test_the_guides_entry_point_is_found(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_entry_point_of_the_guides_example_log_driver_is_found(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(str(project))
     written = tomllib.loads((project / "pyproject.toml").read_text())
     [(name, value)] = written["project"]["entry-points"]["orlop.log"].items()

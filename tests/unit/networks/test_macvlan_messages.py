@@ -1,5 +1,5 @@
-"""Messages and options of the drivers. The kernel of a test machine may have neither VLAN nor ipvlan links, so the messages
-are compared with those of pyroute2."""
+"""Netlink messages and options of the drivers macvlan and ipvlan. The kernel of a test machine may have neither VLAN nor
+ipvlan links, so the messages are compared with those of pyroute2."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def theirs(kind: str, data: list[tuple[str, Any]], *more: tuple[str, Any]) -> by
 
 
 @pytest.mark.parametrize("mode", ["bridge", "private", "vepa", "passthru", ""])
-def test_macvlan_link_is_encoded_like_pyroute2(mode: str) -> None:
+def test_netlink_message_for_a_macvlan_link_is_the_same_as_pyroute2s(mode: str) -> None:
     data = read_network(network(FOUR, parent="eth0", macvlan_mode=mode), MACVLAN).data
     request = netlink.add_link(
         "o01234567", "macvlan", data, parent=3, namespace=7, mac="02:42:0a:00:00:02", mtu=1400, group=5
@@ -48,7 +48,7 @@ def test_macvlan_link_is_encoded_like_pyroute2(mode: str) -> None:
 
 @pytest.mark.parametrize(("flag", "number"), [("", 0), ("bridge", 0), ("private", 1), ("vepa", 2)])
 @pytest.mark.parametrize(("mode", "value"), [("", 0), ("l2", 0), ("l3", 1), ("l3s", 2)])
-def test_ipvlan_link_is_encoded_like_pyroute2(mode: str, value: int, flag: str, number: int) -> None:
+def test_netlink_message_for_an_ipvlan_link_is_the_same_as_pyroute2s(mode: str, value: int, flag: str, number: int) -> None:
     data = read_network(network(FOUR, parent="eth0", ipvlan_mode=mode, ipvlan_flag=flag), IPVLAN).data
     request = netlink.add_link("o01234567", "ipvlan", data, parent=3, namespace=7, group=5)
     attributes = [("IFLA_LINK", 3), ("IFLA_GROUP", 5), ("IFLA_NET_NS_FD", 7)]
@@ -62,7 +62,7 @@ def test_ipvlan_link_is_encoded_like_pyroute2(mode: str, value: int, flag: str, 
     assert request.body == expected
 
 
-def test_vlan_link_is_encoded_like_pyroute2() -> None:
+def test_netlink_message_for_a_vlan_link_is_the_same_as_pyroute2s() -> None:
     vlan = parse_vlan("eth0.50")
     assert (vlan.lower, vlan.number) == ("eth0", 50)
     data = netlink.attribute(1, (50).to_bytes(2, "little"))
@@ -112,7 +112,7 @@ def test_invalid_options_are_refused(kind: Kind, options: dict[str, str], text: 
         read_network(network(FOUR, SIX, **options), kind)
 
 
-def test_a_network_without_parent_has_a_name_of_its_own() -> None:
+def test_network_without_a_parent_option_gets_a_parent_name_from_its_id() -> None:
     assert read_network(network(FOUR), MACVLAN).parent == "dm-aaaaaaaaaaaa"
     assert read_network(network(FOUR), IPVLAN).parent == "di-aaaaaaaaaaaa"
 
@@ -127,8 +127,9 @@ def test_a_network_without_parent_has_a_name_of_its_own() -> None:
         ({}, ["", ""]),
     ],
 )
-def test_the_mode_decides_the_default_route(options: dict[str, str], gateways: list[str]) -> None:
-    """As in Docker: a gateway in mode l2, the link itself in l3 and l3s, none without a parent."""
+def test_mode_of_an_ipvlan_network_determines_the_default_route(options: dict[str, str], gateways: list[str]) -> None:
+    """As in Docker, the route uses the gateway in mode l2, and the link itself in modes l3 and l3s. A network without a
+    parent has no default route."""
     spec = network(FOUR, SIX, **options)
     addresses = (Address("10.211.0.2/24", "10.211.0.1"), Address("fd00:211::2/64", "fd00:211::1"))
     endpoint = Endpoint(id="e", network=spec, container_id="c", netns="", addresses=addresses)

@@ -21,7 +21,7 @@ def spec(*, internal: bool = False, **options: str) -> NetworkSpec:
     return NetworkSpec(id=SPEC.id, name="n", subnets=SPEC.subnets, options=named, internal=internal)
 
 
-def test_options_configure_a_bridge() -> None:
+def test_bridge_is_configured_by_the_options_of_its_network() -> None:
     bridge = read_network(spec(), CONTEXT)
     assert bridge == Bridge(SPEC.id, "br-0123456789ab", ("10.1.0.1/16",), ("10.1.0.0/16",))
     default = read_network(spec(bridge__default_bridge="true"), CONTEXT)
@@ -49,8 +49,7 @@ def test_invalid_options_are_refused(key: str, value: str) -> None:
         read_network(spec(internal=False, **{key: value}), CONTEXT)
 
 
-def test_network_becomes_set_elements() -> None:
-    """The elements of the nftables sets for a network."""
+def test_network_has_the_expected_elements_in_nftables_sets() -> None:
     assert _plan.network_elements(read_network(spec(), CONTEXT)) == {
         Element("bridges", '"br-0123456789ab"'),
         Element("talking", '"br-0123456789ab" . "br-0123456789ab"'),
@@ -75,7 +74,7 @@ def endpoint(*ports: PublishedPort, addresses: tuple[str, ...] = ("10.1.0.2/16",
     )
 
 
-def test_published_ports_become_map_elements() -> None:
+def test_published_ports_have_the_expected_elements_in_nftables_maps() -> None:
     assert _plan.port_elements(
         endpoint(
             PublishedPort("tcp", "0.0.0.0", 8080, 80),
@@ -93,7 +92,7 @@ def test_published_ports_become_map_elements() -> None:
         _plan.port_elements(endpoint(PublishedPort("icmp", "0.0.0.0", 1, 1)))
 
 
-def test_routed_networks_open_ports_of_containers() -> None:
+def test_routed_network_allows_traffic_to_published_container_ports() -> None:
     routed = read_network(spec(bridge__gateway_mode_ipv4="routed"), CONTEXT)
     assert _plan.network_elements(routed) == {
         Element("bridges", '"br-0123456789ab"'),
@@ -106,7 +105,7 @@ def test_routed_networks_open_ports_of_containers() -> None:
     }
 
 
-def test_changes_between_two_states_are_minimal() -> None:
+def test_nftables_update_changes_only_elements_that_differ() -> None:
     keep, gone, new = (Element("ports4", f"tcp . {port}", "10.1.0.2 . 80") for port in (1, 2, 3))
     moved = Element("ports4", "tcp . 4", "10.1.0.2 . 80")
     text = _plan.update_table("orlop", frozenset({keep, gone, moved}), frozenset({keep, new, moved._replace(value="x")}))
@@ -116,15 +115,15 @@ def test_changes_between_two_states_are_minimal() -> None:
     assert text.index("delete element") < text.index("add element")
 
 
-def test_existing_elements_are_kept_until_the_restore() -> None:
-    """Elements of the existing table are kept unless they conflict with the wanted elements."""
+def test_existing_nftables_elements_are_kept_unless_they_conflict_with_new_elements() -> None:
+    """At the start of the daemon, the kept elements may belong to running containers."""
     wanted = frozenset({Element("inside4", "10.1.1.0/24"), Element("ports4", "tcp . 1", "new")})
     other = frozenset({Element("inside4", "10.2.0.0/16"), Element("ports4", "tcp . 2", "x"), Element("bridges", '"br1"')})
     former = frozenset({Element("inside4", "10.1.0.0/16"), Element("ports4", "tcp . 1", "old")})
     assert _plan.keep_compatible(wanted, other | former) == wanted | other
 
 
-def test_listed_rules_are_parsed() -> None:
+def test_json_output_of_nft_is_parsed_into_elements() -> None:
     listing = {
         "nftables": [
             {"metainfo": {}},
