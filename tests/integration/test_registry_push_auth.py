@@ -46,7 +46,7 @@ def test_push_requests_tokens_whose_scope_covers_the_repositories_involved(tmp_p
     run(tmp_path, check)
 
 
-def test_push_fails_if_registry_accepts_no_token(tmp_path: Path) -> None:
+def test_push_fails_if_the_registry_accepts_no_token(tmp_path: Path) -> None:
     async def check(images: ImagesFixture, registry: Receiving) -> None:
         realm = f'Bearer realm="http://{registry.host}/token",service="s"'
         no = refuse(401, "UNAUTHORIZED", "again", WWW_Authenticate=realm)
@@ -59,7 +59,7 @@ def test_push_fails_if_registry_accepts_no_token(tmp_path: Path) -> None:
     run(tmp_path, check)
 
 
-def test_missing_credentials_are_reported_like_docker(tmp_path: Path) -> None:
+def test_push_without_credentials_fails_with_dockers_message(tmp_path: Path) -> None:
     async def check(images: ImagesFixture, registry: Receiving) -> None:
         basic = {"WWW-Authenticate": 'Basic realm="r"'}
         registry.ping = lambda handler, _: handler.fail(401, "UNAUTHORIZED", "", basic)

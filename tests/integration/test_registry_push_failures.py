@@ -90,7 +90,7 @@ FAILS: list[tuple[str, str, list[Answer | None], str, str]] = [
 @pytest.mark.parametrize(
     ("method", "answers", "path", "message"), [case[1:] for case in FAILS], ids=[case[0] for case in FAILS]
 )
-def test_push_to_a_faulty_registry_fails_with_the_reason(
+def test_error_of_a_push_to_a_faulty_registry_shows_the_reason(
     tmp_path: Path, method: str, answers: list[Answer | None], path: str, message: str
 ) -> None:
     async def check(images: ImagesFixture, registry: Receiving) -> None:
@@ -109,7 +109,7 @@ def test_push_to_a_faulty_registry_fails_with_the_reason(
     run(tmp_path, check, max_concurrent_uploads=1)
 
 
-def test_interrupted_upload_is_continued(tmp_path: Path) -> None:
+def test_push_continues_an_interrupted_upload(tmp_path: Path) -> None:
     async def check(images: ImagesFixture, registry: Receiving) -> None:
         registry.script("PATCH", cut(1 << 20), cut(1 << 19))
         assert not error_of(await pushed(images, registry))
@@ -130,7 +130,7 @@ def test_progress_of_an_upload_resets_the_count_of_attempts(tmp_path: Path) -> N
     run(tmp_path, check, max_upload_attempts=2)
 
 
-def test_large_upload_is_divided_into_requests(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_large_upload_is_divided_into_several_requests(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("orlop_engine.images.upload._PART", 1 << 20)
 
     async def check(images: ImagesFixture, registry: Receiving) -> None:
@@ -142,7 +142,7 @@ def test_large_upload_is_divided_into_requests(tmp_path: Path, monkeypatch: pyte
     run(tmp_path, check)
 
 
-def test_disconnected_client_cancels_its_push(tmp_path: Path) -> None:
+def test_push_is_cancelled_when_its_client_disconnects(tmp_path: Path) -> None:
     async def check(images: ImagesFixture, registry: Receiving) -> None:
         registry.script("PATCH", hang())
         progress = images.images.push(PushRequest(parse(f"{registry.host}/app:v1")))

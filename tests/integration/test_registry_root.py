@@ -75,7 +75,7 @@ def test_pulled_image_is_usable_after_a_restart_and_can_be_removed_completely(tm
 
 @pytest.mark.root
 @pytest.mark.parametrize("kind", ["docker", "docker.gz", "oci"])
-def test_loaded_and_imported_images_are_stored(tmp_path: Path, kind: str) -> None:
+def test_images_from_docker_and_oci_archives_are_unpacked_and_stored(tmp_path: Path, kind: str) -> None:
     app = image([BASE, layer({"etc/motd": b"hello\n"})])
     if kind == "oci":
         data = oci_archive({"docker.io/test/app:v1": app})
@@ -104,7 +104,7 @@ def test_loaded_and_imported_images_are_stored(tmp_path: Path, kind: str) -> Non
     trio.run(main)
 
 
-def test_private_ca_of_a_registry_is_trusted_only_with_its_certificate(tmp_path: Path) -> None:
+def test_private_ca_of_a_registry_is_trusted_only_if_it_is_in_certs_d(tmp_path: Path) -> None:
     """With `certs.d/<host>/ca.crt`, a private CA is trusted; without it the registry is refused, without a fallback to HTTP.
     Loopback needs no certificate, so the test uses a name that the rules do not treat as loopback."""
     certificate(tmp_path)

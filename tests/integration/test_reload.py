@@ -52,7 +52,9 @@ def wrapper(engine: Engine, name: str) -> tuple[str, Path]:
     return str(program), mark
 
 
-def test_a_valid_configuration_is_applied_and_an_invalid_one_changes_nothing(fresh: Callable[..., Engine]) -> None:
+def test_reload_applies_a_valid_configuration_and_an_invalid_configuration_changes_nothing(
+    fresh: Callable[..., Engine],
+) -> None:
     engine = fresh(FIRST)
     log = reload(
         engine,
@@ -256,7 +258,7 @@ def test_daemon_logs_at_start_which_configuration_keys_have_an_effect() -> None:
         assert engine.close() == []
 
 
-def test_dockers_daemon_json_is_read_if_orlop_has_none() -> None:
+def test_daemon_reads_dockers_daemon_json_if_orlops_file_does_not_exist() -> None:
     """Runs in a mount namespace with its own /etc."""
     program = (
         "mount -t tmpfs none /mnt && mkdir /mnt/up /mnt/work && "

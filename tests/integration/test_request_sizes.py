@@ -185,7 +185,7 @@ def test_largest_allowed_request_succeeds_and_does_not_delay_other_clients(engin
 
 
 @pytest.mark.parametrize("path", ["/containers/json?all=1", "/volumes", "/networks", "/events?until=1", "/images/json"])
-def test_filters_with_too_many_values_are_refused(engine: Engine, path: str) -> None:
+def test_filter_with_more_than_256_values_is_refused(engine: Engine, path: str) -> None:
     wanted = json.dumps({"label": [f"l{number}" for number in range(3_000)]}, separators=(",", ":"))
     mark = "&" if "?" in path else "?"
     status, answer = engine.api("GET", f"{path}{mark}filters={urllib.parse.quote(wanted)}")

@@ -1,5 +1,5 @@
-"""A start of the daemon with a thousand containers, a few of them running: the time until it answers, and until it lists
-them."""
+"""A start of the daemon with a thousand containers, a few of them running: the time until the daemon answers, and the
+time to list the containers."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def percentile(values: list[float], part: float) -> float:
     return statistics.quantiles(values, n=100, method="inclusive")[round(part * 100) - 1]
 
 
-def test_boot_and_list_are_fast_with_a_thousand_containers(fresh: Callable[..., Engine]) -> None:
+def test_start_and_container_list_are_fast_with_a_thousand_containers(fresh: Callable[..., Engine]) -> None:
     engine = fresh({"live-restore": True, "shutdown-timeout": 3})
     model = engine.ok("run", "-d", "--name", "model", BUSYBOX, "true")
     engine.wait_state("model", "exited")

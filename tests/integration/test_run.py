@@ -128,7 +128,7 @@ def test_command_runs_with_the_given_user_and_group(engine: Engine, user: str, e
     assert engine.ok("run", "--rm", "-u", user, "busybox", "sh", "-c", "echo $(id -u):$(id -g)") == expected
 
 
-def test_unknown_user_is_refused(engine: Engine) -> None:
+def test_run_with_an_unknown_user_fails(engine: Engine) -> None:
     result = engine.docker("run", "--rm", "-u", "captain", "busybox", "true")
     assert result.code == 125 or result.code == 126
     assert "unable to find user captain: no matching entries in passwd file" in result.err
@@ -196,7 +196,7 @@ def test_tmpfs_is_mounted_with_the_given_options(engine: Engine) -> None:
     assert "size=1024k" in out
 
 
-def test_read_only_root_refuses_writes(engine: Engine) -> None:
+def test_write_to_a_read_only_root_file_system_fails(engine: Engine) -> None:
     result = engine.docker(
         "run", "--rm", "--read-only", "--tmpfs", "/tmp", "busybox", "sh", "-c", "touch /tmp/ok && touch /no"
     )
@@ -240,7 +240,7 @@ def test_ulimit_is_set(engine: Engine) -> None:
     )
 
 
-def test_capabilities_are_added_and_dropped(engine: Engine) -> None:
+def test_run_adds_and_drops_capabilities(engine: Engine) -> None:
     def effective(*flags: str) -> int:
         return int(engine.ok("run", "--rm", *flags, "busybox", "awk", "/CapEff/ {print $2}", "/proc/1/status"), 16)
 
@@ -270,7 +270,7 @@ def test_default_hostname_is_the_short_container_id(engine: Engine, name: str) -
     assert engine.ok("run", "--name", name, "busybox", "hostname") == engine.inspect(name)["Id"][:12]
 
 
-def test_option_init_makes_docker_init_process_1(engine: Engine) -> None:
+def test_docker_init_is_process_1_of_a_container_with_option_init(engine: Engine) -> None:
     assert shutil.which("docker-init") or shutil.which("tini"), "the tests need an init: tini"
     assert engine.ok("run", "--rm", "--init", "busybox", "cat", "/proc/1/comm") == "docker-init"
 
@@ -285,7 +285,7 @@ def test_container_name_in_use_is_refused(engine: Engine, name: str) -> None:
     )
 
 
-def test_unknown_image_is_refused(engine: Engine) -> None:
+def test_run_of_an_unknown_image_fails(engine: Engine) -> None:
     result = engine.docker("run", "--pull", "never", "no-such-image", "true")
     assert result.code == 125
     assert "No such image: no-such-image:latest" in result.err
@@ -298,13 +298,13 @@ def test_run_writes_the_cidfile_and_overrides_the_entrypoint(engine: Engine, tmp
     assert len(cid.read_text()) == 64
 
 
-def test_seccomp_profile_of_docker_is_applied(engine: Engine) -> None:
+def test_container_runs_with_dockers_seccomp_profile(engine: Engine) -> None:
     assert engine.ok("run", "--rm", "busybox", "awk", "/^Seccomp:/ {print $2}", "/proc/1/status") == "2"
     unconfined = ["--security-opt", "seccomp=unconfined"]
     assert engine.ok("run", "--rm", *unconfined, "busybox", "awk", "/^Seccomp:/ {print $2}", "/proc/1/status") == "0"
 
 
-def test_masked_paths_are_unreadable(engine: Engine) -> None:
+def test_container_cannot_read_masked_paths(engine: Engine) -> None:
     assert engine.docker("run", "--rm", "busybox", "cat", "/proc/kcore").out == ""
     assert engine.docker("run", "--rm", "busybox", "sh", "-c", "echo 1 > /proc/sys/kernel/panic").code != 0
 
@@ -315,7 +315,7 @@ def test_run_sets_sysctls_and_the_size_of_dev_shm(engine: Engine) -> None:
     assert out.splitlines() == ["1", "8192"]
 
 
-def test_no_mount_of_a_container_is_seen_on_the_host(engine: Engine, name: str) -> None:
+def test_mounts_of_a_container_are_not_visible_on_the_host(engine: Engine, name: str) -> None:
     def ours() -> list[str]:
         return [line for line in Path("/proc/self/mounts").read_text().splitlines() if str(engine.home) in line]
 
@@ -350,6 +350,6 @@ def test_create_request_with_only_an_image_succeeds(engine: Engine) -> None:
     assert re.fullmatch(r"/[a-z]+_[a-z]+\d?", found["Name"])
 
 
-def test_docker_run_without_options_succeeds_silently(engine: Engine) -> None:
+def test_docker_run_without_options_succeeds_and_prints_nothing(engine: Engine) -> None:
     result = engine.docker("run", "busybox", "true")
     assert (result.code, result.out, result.err) == (0, "", "")

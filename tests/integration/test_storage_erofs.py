@@ -63,7 +63,7 @@ def _layers(engine: Engine) -> list[Path]:
     return sorted(path.parent for path in (engine.data_root / "erofs").glob("*/layer.erofs"))
 
 
-def test_container_runs_from_pulled_layers_which_are_removed_with_the_image(engine: Engine, tmp_path: Path) -> None:
+def test_container_runs_from_pulled_erofs_layers_which_are_removed_with_the_image(engine: Engine, tmp_path: Path) -> None:
     with running() as registry:
         push(registry.host, "layered", "latest", layered())
         name = f"{registry.host}/layered:latest"
@@ -116,7 +116,7 @@ def test_container_runs_from_pulled_layers_which_are_removed_with_the_image(engi
     sound(engine)
 
 
-def test_layers_can_be_used_with_volumes_and_image_mounts_and_a_read_only_root(index: Engine) -> None:
+def test_erofs_layers_can_be_used_with_volumes_and_image_mounts_and_a_read_only_root(index: Engine) -> None:
     index.load()
     index.docker("load", stdin=docker_archive({"layered:latest": layered()}), check=0)
     index.ok("run", "-d", "--name", "vv", "-v", "data:/dir", "layered", "sleep", "600")  # the write copies a file up

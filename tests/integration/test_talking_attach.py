@@ -228,7 +228,7 @@ def _break_connection(daemon: int, monitor: int) -> None:
     time.sleep(0)
 
 
-def test_log_in_non_blocking_mode_is_complete_if_the_buffer_is_large_enough(engine: Engine, name: str) -> None:
+def test_non_blocking_log_is_complete_if_its_buffer_is_large_enough(engine: Engine, name: str) -> None:
     options = ["--log-opt", "mode=non-blocking", "--log-opt", "max-buffer-size=8m"]
     result = engine.docker("run", "--name", name, *options, "busybox", "seq", "1", "50000")
     assert result.code == 0

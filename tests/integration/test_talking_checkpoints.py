@@ -29,7 +29,7 @@ def counting(fresh: Callable[..., Engine]) -> Iterator[Engine]:
 
 
 @pytest.mark.skipif(not criu_works() or RUNTIME not in ("", "runc"), reason="CRIU does not work here")
-def test_restored_container_continues_where_it_was(counting: Engine) -> None:
+def test_container_restored_from_a_checkpoint_continues_from_the_saved_state(counting: Engine) -> None:
     engine = counting
     assert engine.ok("checkpoint", "create", "--leave-running", "cc", "living") == "living"
     assert engine.state("cc") == "running"

@@ -168,7 +168,7 @@ def listening() -> Iterator[Listening]:
     assert not left
 
 
-def test_docker_py_attaches_over_tcp(listening: Listening) -> None:
+def test_docker_py_can_attach_over_tcp(listening: Listening) -> None:
     client = docker.DockerClient(base_url=f"tcp://127.0.0.1:{listening.port}", version="1.45")
     try:
         container = client.containers.create("busybox", ["cat"], stdin_open=True)

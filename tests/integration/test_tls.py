@@ -75,7 +75,7 @@ def _gone(engine: Remote) -> None:
     assert not left, left
 
 
-def test_clients_need_a_certificate_of_the_configured_ca(
+def test_clients_need_a_certificate_from_the_configured_ca(
     remote: Callable[..., Remote], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As in dockerd, `tls` without `tlsverify` requires certificates, too."""

@@ -14,7 +14,7 @@ from orlop_monitor.unpack.stream import Uncompressed
 
 
 @pytest.mark.parametrize("form", ["--format=gnu", "--sparse-version=0.0", "--sparse-version=0.1", "--sparse-version=1.0"])
-def test_holes_of_sparse_files_are_kept(tmp_path: Path, form: str) -> None:
+def test_unpacked_sparse_files_keep_their_holes(tmp_path: Path, form: str) -> None:
     source, target = tmp_path / "source", tmp_path / "target"
     source.mkdir()
     target.mkdir()

@@ -198,7 +198,7 @@ def test_unpacking_stops_at_the_limits_of_size_and_number_of_entries(world: Path
     assert_contained(world)
 
 
-def test_damaged_layer_is_refused(world: Path) -> None:
+def test_unpack_of_a_damaged_layer_fails(world: Path) -> None:
     whole = gzip.compress(archive(member("a", content=os.urandom(100_000))))
     flipped = whole[:2000] + bytes(100) + whole[2100:]
     for broken in (whole[:-50_000], flipped, b"not a tar archive" * 100, b"\x1f\x8bgarbage"):

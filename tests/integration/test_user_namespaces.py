@@ -192,7 +192,7 @@ def test_published_ports_and_container_names_can_be_reached(mapped: Engine, name
     mapped.ok("network", "rm", network)
 
 
-def test_a_build_step_has_a_user_namespace(mapped: Engine, name: str, tmp_path: Path) -> None:
+def test_build_step_runs_in_a_user_namespace(mapped: Engine, name: str, tmp_path: Path) -> None:
     (tmp_path / "f").write_text("1")
     (tmp_path / "Dockerfile").write_text(
         "FROM busybox\nCOPY --chown=5:6 f /f\n"
@@ -208,7 +208,7 @@ def test_a_build_step_has_a_user_namespace(mapped: Engine, name: str, tmp_path: 
     mapped.ok("rmi", f"{name}:built")
 
 
-def test_containers_survive_a_restart_without_userns_remap(ranges: Path, name: str) -> None:
+def test_container_keeps_its_user_namespace_if_the_next_daemon_has_no_userns_remap(ranges: Path, name: str) -> None:
     engine = _opened(ranges)
     try:
         engine.ok("run", "-d", "--name", name, "-v", f"{name}:/vol", "busybox", "sh", "-c", "touch /new; sleep 600")

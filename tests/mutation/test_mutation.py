@@ -66,7 +66,7 @@ def test_mutants_change_each_kind_of_guard() -> None:
         ("turn the condition", "if not (not data or len(data) > limit)"),
     ],
 )
-def test_a_mutant_differs_in_one_place(change: str, expected: str) -> None:
+def test_mutant_differs_from_the_source_in_only_one_place(change: str, expected: str) -> None:
     tree = ast.parse(_SOURCE)
     mutant = next(mutant for mutant in mutants("m", tree) if change in mutant.name)
     assert expected in ast.unparse(mutant.tree(tree))

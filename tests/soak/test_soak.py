@@ -20,7 +20,7 @@ pytestmark = pytest.mark.root
 
 
 @pytest.mark.timeout(180)
-def test_repeated_operations_leak_nothing(fresh: Callable[..., Engine]) -> None:
+def test_repeated_operations_do_not_leak_resources(fresh: Callable[..., Engine]) -> None:
     report = soak(
         fresh({"shutdown-timeout": 3}), Size(cycles=25, execs=20, drops=24, rare=1, transfers=1, builds=1, warm_up=2)
     )

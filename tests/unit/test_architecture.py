@@ -37,7 +37,7 @@ def test_line_counts_in_architecture_md_are_current() -> None:
     )
 
 
-def test_kernel_is_below_its_line_limit() -> None:
+def test_kernel_has_fewer_lines_than_its_limit() -> None:
     assert structure.lines()["kernel"] <= KERNEL_LINES
 
 

@@ -19,7 +19,7 @@ def test_picture_in_the_documentation_equals_the_output_of_the_client(name: str)
     assert (screens.IMAGES / name).read_text() == made[name], "run ./dev docs"
 
 
-def test_pictures_are_well_formed() -> None:
+def test_pictures_of_top_and_explain_are_well_formed_xml() -> None:
     for text, words in ((screens.top(), ["unhealthy", "199.2", "shop-db-1"]), (screens.explanation(), ["nginx, pid 812"])):
         shown = " ".join(ElementTree.fromstring(text).itertext())
         assert all(word in shown for word in words)

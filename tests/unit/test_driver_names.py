@@ -67,7 +67,7 @@ def test_only_the_module_of_defaults_contains_names_of_drivers() -> None:
         ('shared = mode == "host"', set()),
     ],
 )
-def test_search_for_driver_names_finds_examples(source: str, names: set[str]) -> None:
+def test_search_for_driver_names_finds_the_names_in_example_code(source: str, names: set[str]) -> None:
     assert found(source) == names
 
 

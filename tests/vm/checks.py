@@ -150,7 +150,7 @@ def test_container_runs_in_a_systemd_scope_in_orlops_slice() -> None:
     assert Path(f"/proc/{parent_of(pid_of('live'))}/cgroup").read_text().strip() == "0::/system.slice/orlop.service"
 
 
-def test_out_of_memory_kill_is_reported() -> None:
+def test_inspect_and_events_show_an_out_of_memory_kill() -> None:
     run("docker", "run", "--name", "oom", "-m", "16m", "busybox", "sh", "-c", "x=a; while true; do x=$x$x; done", code=137)
     assert inspect("oom")["State"]["OOMKilled"] is True
     # The client sends whole seconds: events of this second are only included in the next.

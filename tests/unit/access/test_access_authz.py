@@ -83,7 +83,7 @@ def test_ambiguous_json_bodies_are_refused(tmp_path: Path, data: bytes, kind: st
     trio.run(main)
 
 
-def test_plugin_client_is_imported_on_a_thread(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_client_of_authorization_plugins_is_imported_on_a_thread(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The import takes 100 ms, which must not block the event loop."""
     threads = []
 

@@ -15,7 +15,7 @@ from orlop_kernel.config import ConfigError
 from orlop_kernel.http.listeners import open_unix_listener
 
 
-def test_plugins_are_found_by_sockets_and_spec_files(tmp_path: Path) -> None:
+def test_authorization_plugins_are_found_by_their_sockets_or_spec_files(tmp_path: Path) -> None:
     sockets, specs = tmp_path / "run", tmp_path / "etc"
     (sockets / "sub").mkdir(parents=True)
     specs.mkdir()

@@ -157,11 +157,10 @@ def test_listener_allows_only_the_listed_routes_for_a_container_with_a_bind_moun
         ("anonymous", "the volume etc, which is a directory", "the volume etc, which is a directory"),
     ],
 )
-def test_archive_download_is_refused_by_listener_and_host_access_of_the_container(
+def test_listener_and_host_access_decide_whether_files_can_be_copied_out_of_a_container(
     name: str, no_exec: str, labelled: str
 ) -> None:
-    """The listener and the container's access to the host decide whether `docker cp` may copy files out of the
-    container."""
+    """Host access means that the container can use files or devices of the host."""
     for listener, refused in (("no-exec", no_exec), ("no-exec, labels", labelled), ("full, labels", "")):
         for method in ("GET", "HEAD"):
             status, said, found = ask(LISTENERS[listener], f"{method} /containers/{{id}}/archive", name)

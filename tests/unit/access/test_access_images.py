@@ -175,7 +175,7 @@ def test_pull_cannot_move_a_tag_of_another_owner(tmp_path: Path) -> None:
     on(tmp_path, body)
 
 
-def test_images_of_other_owners_cannot_be_removed(tmp_path: Path) -> None:
+def test_client_cannot_remove_an_image_of_another_owner(tmp_path: Path) -> None:
     async def body(fixture: ImagesFixture) -> None:
         admin, ci, other = (
             Client(fixture, UNRESTRICTED),
@@ -196,7 +196,7 @@ def test_images_of_other_owners_cannot_be_removed(tmp_path: Path) -> None:
     on(tmp_path, body)
 
 
-def test_untagged_image_of_another_owner_cannot_be_removed(tmp_path: Path) -> None:
+def test_client_cannot_remove_an_untagged_image_of_another_owner(tmp_path: Path) -> None:
     async def body(fixture: ImagesFixture) -> None:
         admin, ci = Client(fixture, UNRESTRICTED), Client(fixture, policy("ci"))
         assert not await admin.load(app__1=BASE)

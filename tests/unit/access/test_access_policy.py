@@ -340,7 +340,9 @@ def test_invalid_listeners_are_refused(tmp_path: Path, entry: dict[str, Any], te
         ({"authorization-plugins": ["../x"]}, 'invalid authorization plugin "../x"'),
     ],
 )
-def test_invalid_audit_and_plugin_keys_are_refused(tmp_path: Path, content: dict[str, Any], text: str) -> None:
+def test_invalid_values_of_audit_log_and_authorization_plugins_are_refused(
+    tmp_path: Path, content: dict[str, Any], text: str
+) -> None:
     with pytest.raises(ConfigError) as error:
         configured(tmp_path, content)
     assert text in str(error.value)

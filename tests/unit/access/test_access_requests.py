@@ -111,7 +111,7 @@ def ask(
 
 @pytest.mark.parametrize("route", kinds())
 @pytest.mark.parametrize("listener", LISTENERS, ids=("no-exec", "labels"))
-def test_guard_and_handler_decode_a_body_as_the_same_object(listener: Listener, route: str) -> None:
+def test_guard_and_handler_use_the_same_decoded_body(listener: Listener, route: str) -> None:
     if ROUTES[route].level > ListenerPolicy.of(listener).level or ROUTES[route].scope.name == "CLOSED":
         return  # refused before its body is read
     seen = []

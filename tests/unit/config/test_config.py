@@ -56,7 +56,7 @@ def complaint(path: str, *argv: str) -> str:
     return str(caught.value)
 
 
-def test_an_empty_file_gives_the_defaults(write: Any) -> None:
+def test_empty_daemon_json_gives_the_default_configuration(write: Any) -> None:
     for content in (b"", b" \n", b"{}", b"\xef\xbb\xbf{}"):
         found = configured(write(content)).daemon
         assert structs.replace(found, parts={}) == kernel.Config()
@@ -99,7 +99,7 @@ def test_zero_in_daemon_json_leaves_a_key_unset_except_stop_timeout_and_booleans
     assert not config.iptables
 
 
-def test_flags_are_parsed_by_dockerds_rules() -> None:
+def test_orlopd_parses_flags_by_the_rules_of_dockerd() -> None:
     values = parse(
         ["-DH", "unix:///a", "-Hunix:///b", "-H=unix:///c", "--iptables=false", "--icc=f", "-l", "warn", "--mtu=0x5dc"]
     ).values
@@ -140,7 +140,7 @@ def test_repeated_flags_with_key_and_value_are_merged() -> None:
         (["serve"], '"orlopd" accepts no arguments: serve'),
     ],
 )
-def test_invalid_flags_are_refused_with_the_reason(argv: list[str], text: str) -> None:
+def test_error_for_an_invalid_flag_shows_the_reason(argv: list[str], text: str) -> None:
     with pytest.raises(ConfigError) as caught:
         parse(argv)
     assert text in str(caught.value)
@@ -180,7 +180,7 @@ def test_missing_daemon_json_is_an_error_only_if_its_path_was_given(tmp_path: Pa
     assert complaint(missing) == f"unable to configure the Docker daemon with file {missing}: No such file or directory"
 
 
-def test_key_in_both_flag_and_file_is_refused(write: Any) -> None:
+def test_key_set_by_both_flag_and_file_is_refused(write: Any) -> None:
     path = write({"debug": True, "hosts": ["unix:///a"], "runtimes": {"a": {"path": "/a"}}})
     text = complaint(path, "--debug=false", "-H", "unix:///b")
     assert "the following directives are specified both as a flag and in the configuration file: " in text
@@ -189,7 +189,7 @@ def test_key_in_both_flag_and_file_is_refused(write: Any) -> None:
     assert sorted(configured(write({"runtimes": {"a": {"path": "/a"}}}), "--add-runtime", "b=/b").runtimes) == ["a", "b"]
 
 
-def test_passwords_of_proxies_are_not_shown(write: Any) -> None:
+def test_error_messages_do_not_show_passwords_of_proxies(write: Any) -> None:
     path = write({"proxies": {"http-proxy": "http://me:secret@p"}})
     text = complaint(path, "--http-proxy", "http://you:hidden@q")
     assert "secret" not in text
@@ -207,7 +207,7 @@ def test_passwords_of_proxies_are_not_shown(write: Any) -> None:
         ("", ""),
     ],
 )
-def test_password_with_an_at_sign_is_hidden(text: str, shown: str) -> None:
+def test_proxy_password_with_an_at_sign_is_not_shown(text: str, shown: str) -> None:
     assert without_password(text) == shown
 
 
@@ -250,7 +250,7 @@ def test_password_with_an_at_sign_is_hidden(text: str, shown: str) -> None:
         ({"data-root": "here"}, "an absolute path is needed"),
     ],
 )
-def test_invalid_values_are_refused(write: Any, content: Any, text: str) -> None:
+def test_invalid_values_in_the_configuration_are_refused(write: Any, content: Any, text: str) -> None:
     found = complaint(write(content))
     assert found.startswith("merged configuration validation from file and command line flags failed: ")
     assert text in found
@@ -279,7 +279,7 @@ def test_group_without_a_unix_socket_gives_a_warning(argv: list[str], told: bool
     assert all("systemd makes the socket; set SocketGroup=crew" in each for each in found)
 
 
-def test_environment_is_used_where_neither_file_nor_flag_sets_a_value(write: Any) -> None:
+def test_environment_variable_is_used_if_neither_file_nor_flag_sets_a_value(write: Any) -> None:
     path = write({"proxies": {"http-proxy": "http://file"}})
     config = configured(path, HTTP_PROXY="http://env", no_proxy="a,b", DOCKER_DRIVER="vfs")
     assert (config.proxies.http_proxy, config.proxies.no_proxy) == ("http://file", "a,b")
@@ -457,7 +457,7 @@ def test_shown_configuration_hides_passwords(write: Any) -> None:
     assert "hidden" not in json.dumps(found) + show.text(found)
 
 
-def test_nri_can_only_be_disabled(write: Any) -> None:
+def test_nri_opts_can_only_disable_nri(write: Any) -> None:
     assert configured(write({"nri-opts": {"enable": False}}))
     assert "cannot use nri-opts: NRI plugins are not supported" in complaint(write({"nri-opts": {"enable": True}}))
 

@@ -125,7 +125,7 @@ def test_each_plugin_has_a_typed_struct_for_its_configuration(loaded: Callable[.
     assert Config().part(Quota) == Quota(), "of a plugin that is not selected: its defaults"
 
 
-def test_a_wrong_type_is_reported_with_file_line_and_key(loaded: Callable[..., Loaded], tmp_path: Path) -> None:
+def test_error_for_a_wrong_type_shows_file_and_line_and_key(loaded: Callable[..., Loaded], tmp_path: Path) -> None:
     said = refused(loaded, "quota", quota_soft="yes")
     assert f"{tmp_path}/daemon.json: wrong type: quota-soft: yes: expected true or false, got a string (line 5)" in said
 
@@ -169,7 +169,7 @@ def test_configuration_file_that_is_a_pipe_is_read_only_once(tmp_path: Path) -> 
         writing.result(5)
 
 
-def test_plugin_declares_flags_for_its_keys(loaded: Callable[..., Loaded], tmp_path: Path) -> None:
+def test_plugin_can_declare_flags_for_its_keys(loaded: Callable[..., Loaded], tmp_path: Path) -> None:
     for argv in (("--quota-dir", "/x"), ("--quota-dir=/x",), ("-q", "/x"), ("-Dq/x",)):
         found = loaded("quota", argv=argv)
         assert (found.config.part(Quota).quota_dir, found.origin("quota-dir")) == ("/x", "--quota-dir")
@@ -216,7 +216,9 @@ def test_config_file_flag_that_may_be_the_value_of_another_flag_is_refused(argv:
         (("wrong",), "cannot use the keys of the plugin \"wrong\": <class 'dict'> is not a subclass of"),
     ],
 )
-def test_invalid_key_plugins_are_refused(loaded: Callable[..., Loaded], services: tuple[str, ...], text: str) -> None:
+def test_plugin_with_an_invalid_declaration_of_keys_is_refused(
+    loaded: Callable[..., Loaded], services: tuple[str, ...], text: str
+) -> None:
     assert text in refused(loaded, *services)
 
 

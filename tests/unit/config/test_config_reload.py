@@ -181,7 +181,7 @@ def test_reload_refuses_changes_that_affect_running_containers(
         reload_constraints.check(*containers(record(9)), changed(**fields))
 
 
-def test_runtime_in_use_cannot_be_removed(containers: Callable[..., Living]) -> None:
+def test_reload_cannot_remove_a_runtime_that_a_container_uses(containers: Callable[..., Living]) -> None:
     here = containers(record(1, runtime="own"), record(2))
     with pytest.raises(
         ConfigError, match=r"^1 running container \(c1\) use runtime own, but runtimes does not contain this name"
@@ -279,7 +279,7 @@ def orlop(capfd: pytest.CaptureFixture[str], *argv: str) -> tuple[int, str, str]
     return int(ended.value.code or 0), captured.out, captured.err
 
 
-def test_client_prints_the_result_of_a_reload(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_orlop_prints_the_result_of_a_reload(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     with RecordedDaemon(str(tmp_path / "d.sock")) as daemon:
         daemon.on("GET", "/orlop/config", answer(SHOWN))
         code, out, err = orlop(capfd, "-H", daemon.host, "config", "show", "--origin")
@@ -297,7 +297,7 @@ def test_client_prints_the_result_of_a_reload(tmp_path: Path, capfd: pytest.Capt
         assert (code, "it is not orlopd" in err) == (1, True)
 
 
-def test_config_show_without_a_daemon_runs_orlopd(
+def test_orlop_config_show_runs_orlopd_if_no_daemon_answers(
     tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     program = tmp_path / "orlopd"

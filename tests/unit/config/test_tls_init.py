@@ -77,7 +77,7 @@ def outdated(monkeypatch: pytest.MonkeyPatch) -> None:
 # --- orlop tls
 
 
-def test_init_creates_three_certificates_with_keys_that_only_the_owner_can_read(ready: Path) -> None:
+def test_tls_init_creates_three_certificates_with_keys_that_only_the_owner_can_read(ready: Path) -> None:
     modes = {path.name: stat.S_IMODE(path.stat().st_mode) for path in ready.iterdir()}
     assert modes == {
         "ca.pem": 0o644,
@@ -107,13 +107,13 @@ def test_openssl_in_strict_mode_accepts_the_certificates(ready: Path) -> None:
     assert done.stdout == "".join(f"{name}: OK\n" for name in names)
 
 
-def test_init_prints_the_daemon_json_keys_and_the_environment_of_clients(tmp_path: Path) -> None:
+def test_tls_init_prints_keys_of_daemon_json_and_environment_variables_of_clients(tmp_path: Path) -> None:
     text = made(tmp_path, "--name", "2001:db8::1")
     assert f'"tlscert": "{tmp_path}/server-cert.pem"' in text
     assert f"DOCKER_HOST=tcp://[2001:db8::1]:2376 DOCKER_TLS_VERIFY=1 DOCKER_CERT_PATH={tmp_path}/client" in text
 
 
-def test_existing_files_are_overwritten_only_with_force(ready: Path, tmp_path: Path) -> None:
+def test_tls_init_overwrites_existing_files_only_with_force(ready: Path, tmp_path: Path) -> None:
     here = copied(ready, tmp_path)
     before = (here / "ca.pem").read_bytes()
     assert "has ca.pem, ca-key.pem, server-cert.pem, server-key.pem already" in complaint("init", "--dir", here)
@@ -122,7 +122,7 @@ def test_existing_files_are_overwritten_only_with_force(ready: Path, tmp_path: P
     assert (here / "ca.pem").read_bytes() != before
 
 
-def test_client_certificate_is_issued_by_an_existing_ca(ready: Path, tmp_path: Path) -> None:
+def test_tls_init_with_client_uses_the_existing_ca(ready: Path, tmp_path: Path) -> None:
     here = copied(ready, tmp_path)
     assert f"DOCKER_CERT_PATH={here}/anna" in made(here, "--client", "anna")
     anna = certificates.read_certificate(str(here / "anna"), "cert.pem")
@@ -157,7 +157,7 @@ def test_renewed_certificate_has_the_same_ca_and_names(ready: Path, tmp_path: Pa
         (["renew"], "ca.pem: No such file or directory"),
     ],
 )
-def test_invalid_arguments_are_refused(tmp_path: Path, argv: list[str], text: str) -> None:
+def test_orlop_tls_refuses_invalid_arguments(tmp_path: Path, argv: list[str], text: str) -> None:
     assert text in complaint(*argv, "--dir", tmp_path / "new")
     assert not (tmp_path / "new").exists()
 
@@ -171,7 +171,7 @@ def test_key_that_does_not_match_the_ca_is_refused(ready: Path, tmp_path: Path) 
 # --- how the daemon reads the files
 
 
-def test_valid_files_give_no_warning(ready: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_valid_tls_files_give_no_warning(ready: Path, caplog: pytest.LogCaptureFixture) -> None:
     context = tls.server_context(config(ready))
     assert context.verify_mode == ssl.CERT_REQUIRED
     assert tls.server_context(config(ready, tlsverify=None, tls=True)).verify_mode == ssl.CERT_REQUIRED
@@ -316,7 +316,7 @@ def test_listeners_with_different_rights_must_not_trust_the_same_ca(ready: Path,
     assert "cannot read tlscacert /no/ca" in answers(full, replace(one, tlscacert="/no/ca"))
 
 
-def test_option_validate_and_the_start_refuse_a_ca_shared_by_unequal_listeners(ready: Path, tmp_path: Path) -> None:
+def test_orlopd_refuses_a_ca_shared_by_unequal_listeners_at_validation_and_start(ready: Path, tmp_path: Path) -> None:
     path, port = tmp_path / "d.json", free_port()
     found = config(ready, hosts=("unix:///run/x", f"tcp://127.0.0.1:{free_port()}"), listeners=(listener(port),))
     keys = {key: getattr(found, key) for key in ("hosts", "tlsverify", "tlscacert", "tlscert", "tlskey")}

@@ -248,7 +248,7 @@ def test_prune_keeps_images_of_platforms_that_containers_use(tmp_path: Path) -> 
     run(tmp_path, test)
 
 
-def test_names_still_refer_to_images_of_several_platforms_after_a_restart(tmp_path: Path) -> None:
+def test_image_name_still_refers_to_several_platforms_after_a_restart(tmp_path: Path) -> None:
     storage = DirectoryStorage(f"{tmp_path}/layers")
 
     async def fill(images: ImagesFixture, registry: Hostile) -> None:

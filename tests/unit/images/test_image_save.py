@@ -239,7 +239,7 @@ def test_save_converts_a_docker_manifest_to_an_oci_manifest(tmp_path: Path) -> N
         assert [part["mediaType"] for part in manifest["layers"]] == ["application/vnd.oci.image.layer.v1.tar+gzip"]
 
 
-def test_layers_of_any_compression_are_saved_unchanged(tmp_path: Path) -> None:
+def test_save_keeps_the_bytes_of_layers_with_any_compression(tmp_path: Path) -> None:
     plain = layer({"a": b"1"}, compression="none")
     packed = Blob(lzma.compress(plain.data), plain.media_type, plain.diff_id)
 
@@ -342,7 +342,7 @@ def test_save_of_a_damaged_layer_ends_the_stream_with_an_error(tmp_path: Path, d
         assert fixture.unpacker.count == 3, "its files were never unpacked again"
 
 
-def test_archive_with_an_index_contains_only_the_stored_manifests(tmp_path: Path) -> None:
+def test_saved_archive_contains_the_index_but_only_the_stored_manifests(tmp_path: Path) -> None:
     mine, other = image([TOP], oci=True), image([TOP], oci=True, platform={"os": "linux", "architecture": "riscv64"})
     whole = index([other, mine], oci=True)
     made = Image(whole, mine.config, (*mine.layers, mine.manifest))

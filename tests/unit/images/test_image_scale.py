@@ -259,7 +259,7 @@ def test_work_on_all_image_names_is_split_into_steps(monkeypatch: pytest.MonkeyP
     trio.run(main)
 
 
-def test_names_without_images_are_quarantined_in_few_commits(tmp_path: Path) -> None:
+def test_image_names_without_images_are_quarantined_in_few_commits(tmp_path: Path) -> None:
     """With a commit for each name, 100,000 names would delay the start by minutes."""
 
     async def main() -> None:

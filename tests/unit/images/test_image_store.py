@@ -299,7 +299,7 @@ def test_moved_tags_are_kept_by_a_restart(tmp_path: Path) -> None:
     trio.run(main)
 
 
-def test_oci_layout_is_loaded(tmp_path: Path) -> None:
+def test_images_can_be_loaded_from_an_oci_layout(tmp_path: Path) -> None:
     oci = image([layer({"x": b"y"}, compression="zstd", oci=True)], oci=True)
 
     async def main() -> None:

@@ -194,7 +194,7 @@ def test_load_uses_manifest_json_if_the_oci_layout_is_incomplete(tmp_path: Path,
     run(tmp_path, test)
 
 
-def test_load_sets_names_that_only_manifest_json_contains(tmp_path: Path) -> None:
+def test_load_sets_image_names_that_only_manifest_json_contains(tmp_path: Path) -> None:
     """The archive also has an index, which does not contain these names."""
 
     async def test(images: ImagesFixture) -> None:

@@ -205,7 +205,9 @@ def archive_of(attack: Image, member: bytes) -> bytes:
 
 
 @pytest.mark.parametrize("member", [b"", OWN.data], ids=["empty", "another layer"])
-def test_load_of_an_archive_that_lists_the_diff_id_of_a_missing_layer_is_refused(tmp_path: Path, member: bytes) -> None:
+def test_restricted_client_cannot_load_an_archive_with_a_diff_id_but_without_the_layer(
+    tmp_path: Path, member: bytes
+) -> None:
     async def test(images: ImagesFixture, registry: Hostile) -> None:
         archive = archive_of(forged(SECRET), member)
         assert "invalid diffID" in await load(images, archive, RESTRICTED)
@@ -215,7 +217,7 @@ def test_load_of_an_archive_that_lists_the_diff_id_of_a_missing_layer_is_refused
     run(tmp_path, test)
 
 
-def test_load_of_an_archive_that_contains_the_layer_is_allowed(tmp_path: Path) -> None:
+def test_restricted_client_can_load_an_archive_that_contains_the_layer(tmp_path: Path) -> None:
     async def test(images: ImagesFixture, registry: Hostile) -> None:
         assert not await load(images, archive_of(forged(SECRET), SECRET.data), RESTRICTED)
         assert has(images, "attack:1")

@@ -107,7 +107,7 @@ def test_invalid_vlan_names_are_refused(name: str, text: str) -> None:
         (MACVLAN, {"com.docker.network.driver.mtu": "1279"}, r"driver.mtu value: 1279 \(IPv6 needs at least 1280\)"),
     ],
 )
-def test_invalid_options_are_refused(kind: Kind, options: dict[str, str], text: str) -> None:
+def test_network_with_invalid_driver_options_is_refused(kind: Kind, options: dict[str, str], text: str) -> None:
     with pytest.raises(InvalidParameter, match=text):
         read_network(network(FOUR, SIX, **options), kind)
 

@@ -44,7 +44,7 @@ def test_bridge_is_configured_by_the_options_of_its_network() -> None:
         ("host_ipv4", "1.2.3"),
     ],
 )
-def test_invalid_options_are_refused(key: str, value: str) -> None:
+def test_bridge_network_with_invalid_driver_options_is_refused(key: str, value: str) -> None:
     with pytest.raises(InvalidParameter):
         read_network(spec(internal=False, **{key: value}), CONTEXT)
 
@@ -150,6 +150,6 @@ def test_json_output_of_nft_is_parsed_into_elements() -> None:
         _plan.parse_elements({"nftables": [{"set": {"name": "other"}}]})
 
 
-def test_table_name_contains_only_safe_characters() -> None:
+def test_name_of_the_nftables_table_contains_only_safe_characters() -> None:
     assert _plan.table_name("") == "orlop"
     assert _plan.table_name("ab-1; flush") == "orlop_ab_1__flush"
