@@ -118,7 +118,7 @@ def found(spoil: Spoil) -> list[Finding]:
     return compare(facts)
 
 
-def test_consistent_state_has_no_findings() -> None:
+def test_check_finds_nothing_in_a_consistent_state() -> None:
     assert compare(sound()) == []
     facts = sound()
     facts.serving, facts.daemon_pid, facts.processes = False, 0, facts.processes[1:]
@@ -303,17 +303,17 @@ def test_inconsistencies_are_found(spoil: Spoil, severity: str, thing: str, text
         ("volumes", "other", encode_volume(VolumeRecord("vol", "local", 1)), "contains another name: vol"),
     ],
 )
-def test_invalid_row_is_a_finding(table: str, key: str, row: bytes, text: str) -> None:
+def test_check_reports_an_invalid_row(table: str, key: str, row: bytes, text: str) -> None:
     findings = found(lambda facts: facts.database.rows[table].update({key: row}))
     assert [each.severity for each in findings if each.object == f"row {table}/{key}" and text in each.text] == [ERROR]
 
 
-def test_rows_with_the_same_name_are_findings() -> None:
+def test_check_reports_rows_with_the_same_name() -> None:
     findings = found(with_row(container("d" * 64, "runs")))
     assert "2 rows have this name" in [each.text for each in findings if each.object == "container name runs"]
 
 
-def test_unknown_files_are_not_garbage_while_rows_may_be_missing() -> None:
+def test_check_offers_no_removal_of_unknown_files_while_rows_may_be_missing() -> None:
     def spoil(facts: Facts) -> None:
         facts.database = facts.database._replace(damaged_files=("orlop.db.damaged-1",))
         facts.directories |= {STRANGER}
@@ -326,7 +326,7 @@ def test_unknown_files_are_not_garbage_while_rows_may_be_missing() -> None:
     assert {each.severity for each in findings} == {WARNING}
 
 
-def test_only_the_damage_of_the_database_is_reported() -> None:
+def test_check_of_the_engine_reports_nothing_if_the_database_is_damaged() -> None:
     """If the database cannot be read, the check of the engine reports nothing."""
 
     def spoil(facts: Facts) -> None:
@@ -345,7 +345,7 @@ def test_files_of_quarantined_rows_are_kept() -> None:
 
 
 @pytest.mark.parametrize("chain", [CHAIN, ""])
-def test_an_init_layer_belongs_to_the_layer_below_it(chain: str) -> None:
+def test_init_layer_whose_layer_below_exists_is_not_reported(chain: str) -> None:
     def spoil(facts: Facts) -> None:
         facts.storage = StorageFacts("overlay2", facts.storage.keys | {init_layer(chain)})  # type: ignore[operator]
 

@@ -103,7 +103,7 @@ def boot(tmp_path, monkeypatch, test, state, *written, monitor=True, **fields):
 # --- with a living monitor --------------------------------------------------------------------------------------------
 
 
-def test_unrecorded_start_is_recorded_when_the_daemon_starts(tmp_path, monkeypatch):
+def test_container_whose_start_was_not_recorded_is_recorded_as_running_at_daemon_start(tmp_path, monkeypatch):
     """The last daemon died after the start, before the pid was in the row."""
 
     async def test(h, left):
@@ -120,7 +120,7 @@ def test_adoption_writes_no_row_if_the_row_is_correct(tmp_path, monkeypatch):
     boot(tmp_path, monkeypatch, test, RUNNING, InitRecord(99, 1, 5), MONITOR)
 
 
-def test_adoption_on_a_full_disk_is_recorded_later(tmp_path, monkeypatch):
+def test_adopted_container_is_recorded_as_running_once_the_disk_has_space(tmp_path, monkeypatch):
     async def main():
         async with engine_fixture(tmp_path, monkeypatch) as h:
             left = Left(h, monkeypatch)
@@ -137,7 +137,7 @@ def test_adoption_on_a_full_disk_is_recorded_later(tmp_path, monkeypatch):
     run_fast(main)
 
 
-def test_unrecorded_pause_is_recorded_when_the_daemon_starts(tmp_path, monkeypatch):
+def test_container_whose_pause_was_not_recorded_is_recorded_as_paused_at_daemon_start(tmp_path, monkeypatch):
     (tmp_path / "cgroup").mkdir()
     (tmp_path / "cgroup" / "cgroup.freeze").write_text("1\n")
 
@@ -148,7 +148,7 @@ def test_unrecorded_pause_is_recorded_when_the_daemon_starts(tmp_path, monkeypat
 
 
 @pytest.mark.parametrize("written", [(), (InitRecord(99, 1, 5),), (MONITOR,)], ids=["none", "init", "monitor"])
-def test_missing_records_of_a_run_are_written_again(tmp_path, monkeypatch, written):
+def test_missing_record_files_of_a_running_container_are_written_again(tmp_path, monkeypatch, written):
     """The next daemon and the zygote need these records."""
 
     async def test(h, left):
@@ -158,7 +158,7 @@ def test_missing_records_of_a_run_are_written_again(tmp_path, monkeypatch, writt
     boot(tmp_path, monkeypatch, test, State(), *written)
 
 
-def test_health_is_probed_after_an_adoption(tmp_path, monkeypatch):
+def test_health_checks_continue_after_an_adoption(tmp_path, monkeypatch):
     async def main():
         async with engine_fixture(tmp_path, monkeypatch) as h:
             Left(h, monkeypatch).write(InitRecord(99, 1, 5), MONITOR)
@@ -172,7 +172,7 @@ def test_health_is_probed_after_an_adoption(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("endpoints", [0, 1, 2])
-def test_gateway_is_kept_when_there_are_several_networks(tmp_path, monkeypatch, endpoints):
+def test_adopted_container_on_several_networks_keeps_its_gateway(tmp_path, monkeypatch, endpoints):
     kept = []
 
     async def keep(networks, container):
@@ -186,8 +186,8 @@ def test_gateway_is_kept_when_there_are_several_networks(tmp_path, monkeypatch, 
     boot(tmp_path, monkeypatch, test, RUNNING, InitRecord(99, 1, 5), MONITOR, sandbox=sandbox)
 
 
-def test_monitor_without_a_container_is_killed(tmp_path, monkeypatch):
-    """The row of the container is damaged, or belongs to another run."""
+def test_monitor_that_has_not_started_its_container_is_killed(tmp_path, monkeypatch):
+    """The row says that the container runs, so the row is damaged or belongs to another run."""
 
     async def main():
         async with engine_fixture(tmp_path, monkeypatch) as h:
@@ -207,7 +207,7 @@ def test_monitor_without_a_container_is_killed(tmp_path, monkeypatch):
 # --- an exit that the last daemon has recorded -------------------------------------------------------------------------
 
 
-def test_recorded_exit_is_cleaned_up_when_its_monitor_ends(tmp_path, monkeypatch):
+def test_container_with_a_recorded_exit_is_cleaned_up_when_its_monitor_ends(tmp_path, monkeypatch):
     async def test(h, left):
         assert h.container.record.state == ENDED and h.container.run is not None and not h.engine.actions()
         began = trio.current_time()
@@ -222,7 +222,9 @@ def test_recorded_exit_is_cleaned_up_when_its_monitor_ends(tmp_path, monkeypatch
 
 
 @pytest.mark.parametrize(("policy", "phase"), [("no", Phase.EXITED), ("always", Phase.RUNNING)])
-def test_interrupted_restart_follows_the_policy_when_the_daemon_starts(tmp_path, monkeypatch, policy, phase):
+def test_interrupted_restart_is_continued_at_daemon_start_if_the_restart_policy_demands_it(
+    tmp_path, monkeypatch, policy, phase
+):
     async def main():
         async with engine_fixture(tmp_path, monkeypatch, restart_policy=RestartPolicy(name=policy)) as h:
             left = Left(h, monkeypatch)
@@ -254,7 +256,9 @@ def test_interrupted_restart_follows_the_policy_when_the_daemon_starts(tmp_path,
     ],
     ids=["recorded", "both died", "no records", "start not recorded"],
 )
-def test_exit_while_no_daemon_ran_is_accounted_for(tmp_path, monkeypatch, runtime, state, written, code, started):
+def test_exit_while_no_daemon_ran_is_recorded_and_published_at_daemon_start(
+    tmp_path, monkeypatch, runtime, state, written, code, started
+):
     async def test(h, left):
         found = h.container.record.state
         assert (found.phase, found.exit_code, found.started_ns) == (Phase.EXITED, code, started) and left.row.state == found
@@ -275,7 +279,7 @@ def test_run_directory_without_a_process_is_removed_when_the_daemon_starts(tmp_p
     boot(tmp_path, monkeypatch, test, State(), monitor=False)
 
 
-def test_container_without_a_run_directory_needs_no_runtime(tmp_path, monkeypatch, runtime):
+def test_daemon_start_calls_no_runtime_for_a_container_without_a_run_directory(tmp_path, monkeypatch, runtime):
     async def main():
         async with engine_fixture(tmp_path, monkeypatch) as h:
             no_threads(monkeypatch)

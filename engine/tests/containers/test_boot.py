@@ -138,7 +138,9 @@ def ran_before(h, name="db", key=WELL, code=0, **host):
 # --- a monitor that does not answer ---------------------------------------------------------------------------------
 
 
-def test_silent_monitor_does_not_delay_others_and_is_adopted_when_it_answers(tmp_path, monkeypatch, caplog):
+def test_container_with_a_silent_monitor_delays_no_others_and_is_adopted_when_the_monitor_answers(
+    tmp_path, monkeypatch, caplog
+):
     async def test(h, left):
         sick, monitor = left.add("sick", SICK, sick=True)
         well, _ = left.add("well", WELL)
@@ -165,7 +167,7 @@ def test_silent_monitor_does_not_delay_others_and_is_adopted_when_it_answers(tmp
     boot(tmp_path, monkeypatch, test)
 
 
-def test_a_stopped_monitor_is_reported_at_once(tmp_path, monkeypatch, caplog):
+def test_monitor_stopped_by_sigstop_is_reported_as_silent_at_once(tmp_path, monkeypatch, caplog):
     async def test(h, left):
         _, monitor = left.add("sick", SICK, sick=True)
         monitor.is_stopped = True
@@ -176,7 +178,7 @@ def test_a_stopped_monitor_is_reported_at_once(tmp_path, monkeypatch, caplog):
     boot(tmp_path, monkeypatch, test)
 
 
-def test_monitors_are_asked_once_requests_are_served(tmp_path, monkeypatch):
+def test_monitors_are_contacted_only_after_the_daemon_serves_requests(tmp_path, monkeypatch):
     """The daemon's first answer waits for no monitor, and shows the containers as running. An exec waits for the adoption of
     its container, because the adoption removes the files of unknown execs."""
 
@@ -245,7 +247,7 @@ def test_stop_with_a_silent_monitor_returns_once_the_container_has_exited(tmp_pa
     boot(tmp_path, monkeypatch, test)
 
 
-def test_silent_monitor_of_an_unrecorded_run_is_killed(tmp_path, monkeypatch):
+def test_silent_monitor_is_killed_if_the_row_does_not_contain_its_run(tmp_path, monkeypatch):
     """Until the monitor is killed, its container is not shown as running, and cannot be started a second time."""
 
     async def test(h, left):
@@ -258,7 +260,7 @@ def test_silent_monitor_of_an_unrecorded_run_is_killed(tmp_path, monkeypatch):
     boot(tmp_path, monkeypatch, test)
 
 
-def test_network_is_released_when_a_container_is_found_dead_after_the_boot(tmp_path, monkeypatch):
+def test_network_of_a_dead_container_is_released_before_the_container_is_started_again(tmp_path, monkeypatch):
     async def test(h, left):
         sick, monitor = left.add("sick", SICK, sick=True, told=False)
         os.unlink(h.paths.run_dir(SICK) + "/init.json")
@@ -276,7 +278,7 @@ def test_network_is_released_when_a_container_is_found_dead_after_the_boot(tmp_p
     boot(tmp_path, monkeypatch, test)
 
 
-def test_connect_does_not_wait_for_a_monitor_without_a_known_namespace(tmp_path, monkeypatch):
+def test_network_connect_fails_at_once_while_the_monitor_has_not_answered(tmp_path, monkeypatch):
     async def test(h, left):
         sick, _ = left.add("sick", SICK, sick=True)
         await restore.restore(h.ports)
@@ -286,7 +288,7 @@ def test_connect_does_not_wait_for_a_monitor_without_a_known_namespace(tmp_path,
     boot(tmp_path, monkeypatch, test)
 
 
-def test_container_that_does_not_stop_does_not_delay_the_boot(tmp_path, monkeypatch):
+def test_container_that_ignores_sigterm_does_not_delay_the_start_of_the_daemon(tmp_path, monkeypatch):
     """A daemon without live-restore stops containers that a crashed daemon left running, and serves requests meanwhile."""
 
     async def test(h, left):
@@ -324,7 +326,9 @@ def test_container_that_does_not_stop_does_not_delay_the_boot(tmp_path, monkeypa
         ("no", 1, False, "exited"),
     ],
 )
-def test_containers_due_for_a_start_are_shown_as_restarting(tmp_path, monkeypatch, policy, code, manually, status):
+def test_containers_that_the_daemon_is_about_to_start_are_shown_as_restarting(
+    tmp_path, monkeypatch, policy, code, manually, status
+):
     async def test(h, left):
         container = ran_before(h, code=code, restart_policy=RestartPolicy(name=policy))
         container.record.manually_stopped = manually
@@ -339,7 +343,7 @@ def test_containers_due_for_a_start_are_shown_as_restarting(tmp_path, monkeypatc
     boot(tmp_path, monkeypatch, test)
 
 
-def test_operations_wait_for_the_start_that_is_due_when_the_daemon_starts(tmp_path, monkeypatch):
+def test_operations_wait_until_the_starting_daemon_has_started_their_container(tmp_path, monkeypatch):
     """The operations do not run before the start, because dockerd tries such starts before it serves requests."""
 
     async def test(h, left):
@@ -363,7 +367,7 @@ def test_operations_wait_for_the_start_that_is_due_when_the_daemon_starts(tmp_pa
     boot(tmp_path, monkeypatch, test)
 
 
-def test_stop_cancels_the_start_that_is_due_when_the_daemon_starts(tmp_path, monkeypatch):
+def test_stop_request_cancels_a_pending_start_of_the_container_at_daemon_start(tmp_path, monkeypatch):
     async def test(h, left):
         first = ran_before(h, restart_policy=ALWAYS)
         second = ran_before(h, "web", SICK, restart_policy=ALWAYS, network_mode=f"container:{WELL}")
@@ -380,7 +384,7 @@ def test_stop_cancels_the_start_that_is_due_when_the_daemon_starts(tmp_path, mon
     boot(tmp_path, monkeypatch, test)
 
 
-def test_a_start_that_fails_when_the_daemon_starts_leaves_a_stopped_container(tmp_path, monkeypatch):
+def test_container_is_shown_as_stopped_if_its_start_at_daemon_start_fails(tmp_path, monkeypatch):
     async def test(h, left):
         container = ran_before(h, restart_policy=ALWAYS)
         h.launch_error = OSError(28, "No space left on device")
@@ -392,7 +396,7 @@ def test_a_start_that_fails_when_the_daemon_starts_leaves_a_stopped_container(tm
     boot(tmp_path, monkeypatch, test)
 
 
-def test_shutdown_cancels_starts_that_are_due(tmp_path, monkeypatch):
+def test_shutdown_cancels_pending_starts_of_containers(tmp_path, monkeypatch):
     async def test(h, left):
         ran_before(h, restart_policy=ALWAYS)
         waiting = ran_before(h, "web", SICK, restart_policy=ALWAYS, network_mode=f"container:{WELL}")
@@ -406,7 +410,7 @@ def test_shutdown_cancels_starts_that_are_due(tmp_path, monkeypatch):
     boot(tmp_path, monkeypatch, test)
 
 
-def test_crash_before_the_start_is_not_recorded_as_an_exit(tmp_path, monkeypatch):
+def test_daemon_crash_before_an_announced_start_is_not_recorded_as_an_exit(tmp_path, monkeypatch):
     """After the start was announced, the row was written for another reason."""
 
     async def test(h, left):
@@ -427,7 +431,7 @@ def test_crash_before_the_start_is_not_recorded_as_an_exit(tmp_path, monkeypatch
     boot(tmp_path, monkeypatch, test)
 
 
-def test_containers_that_others_need_are_started_first(tmp_path, monkeypatch):
+def test_daemon_starts_a_container_before_the_containers_that_share_its_network(tmp_path, monkeypatch):
     async def test(h, left):
         keys = [letter * 64 for letter in "fedba"]
         for key, other in zip(keys, [*keys[1:], None], strict=True):
@@ -452,7 +456,7 @@ def test_containers_that_others_need_are_started_first(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("slow", [0, 1, 12])
-def test_shutdown_logs_once_what_it_waits_for(tmp_path, monkeypatch, caplog, slow):
+def test_shutdown_logs_once_which_containers_it_waits_for(tmp_path, monkeypatch, caplog, slow):
     async def test(h, left):
         for number in range(slow):
             container = h.add(f"slow{number:02}", f"{number:064x}")
@@ -478,7 +482,7 @@ def test_shutdown_logs_once_what_it_waits_for(tmp_path, monkeypatch, caplog, slo
     boot(tmp_path, monkeypatch, test)
 
 
-def test_monitor_that_does_not_end_does_not_delay_cleaning_up_others(tmp_path, monkeypatch):
+def test_hanging_monitor_does_not_delay_the_cleanup_of_other_containers(tmp_path, monkeypatch):
     async def test(h, left):
         both = [h.add(name, key) for name, key in (("hangs", SICK), ("ends", WELL))]
         for container in both:
@@ -505,7 +509,7 @@ def test_a_start_is_refused_once_a_shutdown_has_begun(tmp_path, monkeypatch):
     boot(tmp_path, monkeypatch, test)
 
 
-def test_networks_are_restored_once_requests_are_answered(tmp_path, monkeypatch):
+def test_networks_are_restored_only_after_the_daemon_serves_requests(tmp_path, monkeypatch):
     """The import of the network driver takes a tenth of a second, and the first answer must not wait for it."""
     restored = []
 
@@ -527,7 +531,7 @@ def test_networks_are_restored_once_requests_are_answered(tmp_path, monkeypatch)
     run_fast(main)
 
 
-def test_stop_at_daemon_start_waits_until_the_frozen_state_is_known(tmp_path, monkeypatch):
+def test_stop_at_daemon_start_waits_until_the_containers_monitor_answers(tmp_path, monkeypatch):
     """A frozen process does not see SIGTERM. The stop can thaw the process only after the container's monitor has
     answered."""
 

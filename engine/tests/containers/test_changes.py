@@ -35,7 +35,7 @@ async def change(h, **fields):
             setattr(draft, name, value)
 
 
-def test_change_is_published_after_its_commit(tmp_path, monkeypatch):
+def test_record_change_is_published_after_its_commit(tmp_path, monkeypatch):
     async def main():
         async with engine_fixture(tmp_path, monkeypatch) as h:
             before, revision = h.container.record, h.container.revision
@@ -49,7 +49,7 @@ def test_change_is_published_after_its_commit(tmp_path, monkeypatch):
     run_fast(main)
 
 
-def test_no_reader_sees_a_change_during_its_commit(tmp_path, monkeypatch):
+def test_no_reader_sees_a_record_change_during_its_commit(tmp_path, monkeypatch):
     async def main():
         async with engine_fixture(tmp_path, monkeypatch) as h, trio.open_nursery() as nursery:
             before, h.engine.store.slow = h.container.record, trio.Event()
@@ -64,7 +64,7 @@ def test_no_reader_sees_a_change_during_its_commit(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("fails", ["the block", "the commit"])
-def test_a_change_that_fails_changes_nothing(tmp_path, monkeypatch, fails):
+def test_failed_change_leaves_the_record_and_the_row_unchanged(tmp_path, monkeypatch, fails):
     async def main():
         async with engine_fixture(tmp_path, monkeypatch) as h:
             before, kept = h.container.record, h.engine.store.rows[h.container.id]
@@ -80,7 +80,7 @@ def test_a_change_that_fails_changes_nothing(tmp_path, monkeypatch, fails):
     run_fast(main)
 
 
-def test_concurrent_changes_are_all_kept(tmp_path, monkeypatch):
+def test_concurrent_changes_of_a_record_are_all_kept(tmp_path, monkeypatch):
     """The row has all changes, too: each change is based on the record that the previous change has published."""
 
     async def main():
@@ -99,7 +99,7 @@ def test_concurrent_changes_are_all_kept(tmp_path, monkeypatch):
     run_fast(main)
 
 
-def test_a_save_waits_for_no_other_save(tmp_path, monkeypatch):
+def test_saves_of_a_containers_row_do_not_wait_for_each_other(tmp_path, monkeypatch):
     """An exit right after a start must not wait for the commit of the pid."""
 
     async def main():
@@ -174,7 +174,7 @@ def test_no_operation_changes_a_published_record_in_place():
 # --- published for a block ------------------------------------------------------------------------------------------
 
 
-def test_fields_published_for_a_block_that_fails_are_restored(tmp_path, monkeypatch):
+def test_temporarily_published_fields_are_restored_if_the_with_block_fails(tmp_path, monkeypatch):
     async def main():
         async with engine_fixture(tmp_path, monkeypatch) as h:
             container, before, after = h.container, sandbox("before"), sandbox("after")
@@ -194,7 +194,7 @@ def test_fields_published_for_a_block_that_fails_are_restored(tmp_path, monkeypa
     run_fast(main)
 
 
-def test_fields_published_again_meanwhile_are_not_restored(tmp_path, monkeypatch):
+def test_failed_with_block_does_not_restore_fields_that_were_published_again(tmp_path, monkeypatch):
     async def main():
         async with engine_fixture(tmp_path, monkeypatch) as h:
             container, other = h.container, sandbox("other")

@@ -17,7 +17,7 @@ FACTS = Host(
 )
 
 
-def test_container_names_are_checked():
+def test_invalid_container_names_are_refused():
     assert names.check("/web") == "web"
     for bad in ("", "-x", "a", "a b", "a/b", "web\n"):
         with pytest.raises(InvalidParameter, match="Invalid container name"):
@@ -32,7 +32,7 @@ class Everything:
         return True
 
 
-def test_generated_name_falls_back_to_the_id():
+def test_generated_name_is_the_short_id_if_all_other_names_are_taken():
     assert names.generate(Everything(), "abcdef0123456789") == "abcdef012345"
 
 
@@ -66,7 +66,7 @@ def test_duplicate_mount_points_are_refused():
         mount_spec.plan(HostConfig(binds=["/a:/x", "/b:/x"]), ())
 
 
-def test_image_volumes_are_replaced_by_user_mounts():
+def test_mount_by_the_user_replaces_an_image_volume_with_the_same_destination():
     planned = mount_spec.plan(HostConfig(binds=["/a:/x"]), ["/x", "/y"])
     assert [(m.destination, m.type) for m in planned] == [("/x", "bind"), ("/y", "volume")]
 
@@ -81,7 +81,7 @@ def test_read_only_binds_of_older_clients_are_not_recursive():
         assert {made.destination for made in planned if made.flat_readonly} == ({"/ro"} if flat else set())
 
 
-def test_a_mount_needs_its_source(tmp_path):
+def test_bind_mount_without_an_existing_source_is_refused(tmp_path):
     absent = f"{tmp_path}/absent"
     with pytest.raises(InvalidParameter, match=f"bind source path does not exist: {absent}"):
         mount_spec.plan(HostConfig(mounts=[MountSpec(type="bind", source=absent, target="/x")]), ())
@@ -119,7 +119,7 @@ def test_unknown_signals_are_refused(text):
         ({"memory_swappiness": 101}, "valid memory swappiness range"),
     ],
 )
-def test_invalid_limits_are_refused(given, message):
+def test_invalid_resource_limits_are_refused(given, message):
     with pytest.raises(InvalidParameter, match=message):
         limits.check(Resources(**given), FACTS)
 
@@ -172,14 +172,14 @@ def test_entrypoint_and_cmd_are_merged_like_in_docker(given, entrypoint, cmd):
     assert (merged.entrypoint, merged.cmd) == (entrypoint, cmd)
 
 
-def test_user_settings_override_image_settings_by_key():
+def test_user_settings_override_image_settings_with_the_same_key():
     merged = merge_config(ContainerConfig(env=["A=mine"], labels={"b": "1"}), IMAGE, "0123456789abcdef")
     assert merged.env == ["A=mine", "PATH=/img"]
     assert merged.labels == {"a": "img", "b": "1"}
     assert (merged.user, merged.hostname) == ("web", "0123456789ab")
 
 
-def test_restart_delays_double_to_a_minute_and_reset():
+def test_restart_delay_doubles_up_to_a_minute_and_is_reset_after_a_long_run():
     delays, delay = [], 0.0
     for _ in range(11):
         delay = restarts.next_delay(delay, ran_for=1)
@@ -199,11 +199,11 @@ def test_restart_delays_double_to_a_minute_and_reset():
         ("on-failure", 1, 0, False, True),
     ],
 )
-def test_restart_policies_after_an_exit(policy, code, tries, by_user, again):
+def test_restart_policy_decides_whether_a_container_is_restarted_after_an_exit(policy, code, tries, by_user, again):
     assert restarts.wants_restart(RestartPolicy(name=policy), code, tries, by_user) is again
 
 
-def test_on_failure_limits_the_number_of_restarts():
+def test_restart_policy_on_failure_limits_the_number_of_restarts():
     policy = RestartPolicy(name="on-failure", maximum_retry_count=2)
     assert [restarts.wants_restart(policy, 1, tries, False) for tries in range(3)] == [True, True, False]
 
@@ -241,7 +241,7 @@ def test_input_before_the_detach_sequence_is_passed_on(chunks, keys):
         assert typed.startswith(out) and keys.startswith(held) and held != keys
 
 
-def test_top_lists_processes_of_the_container_only():
+def test_docker_top_lists_only_processes_of_the_container():
     shown = parse("UID PID CMD\nroot 7 sh -c x y\nroot 8 other\n", [7])
     assert shown.rows == [["root", "7", "sh -c x y"]]
     with pytest.raises(DriverError, match="Couldn't find PID field"):

@@ -15,7 +15,7 @@ from orlop_sdk import Conflict, DriverError, NotFound
 
 
 @pytest.mark.parametrize("known", [0, FakeMonitor.pid + 1])
-def test_unrecorded_run_is_killed(tmp_path, monkeypatch, known):
+def test_running_container_is_killed_at_daemon_start_if_its_row_does_not_contain_the_run(tmp_path, monkeypatch, known):
     """The run's network is not in the row, and no client was told that the container runs."""
 
     async def main():
@@ -32,7 +32,7 @@ def test_unrecorded_run_is_killed(tmp_path, monkeypatch, known):
 
 
 @pytest.mark.parametrize("known", [None, FakeMonitor.pid])
-def test_recorded_run_is_adopted(tmp_path, monkeypatch, known):
+def test_running_container_is_adopted_at_daemon_start_if_its_row_contains_the_run(tmp_path, monkeypatch, known):
     """The row of an older daemon has no monitor pid; it is treated as a row that contains the run."""
 
     async def main():
@@ -45,8 +45,8 @@ def test_recorded_run_is_adopted(tmp_path, monkeypatch, known):
     run_fast(main)
 
 
-def test_run_with_a_removed_cgroup_is_adopted(tmp_path, monkeypatch):
-    """The cgroup driver has been changed, and the parent is no slice."""
+def test_running_container_is_adopted_after_a_change_of_the_cgroup_driver(tmp_path, monkeypatch):
+    """The container's cgroup parent is no slice, which the new cgroup driver refuses for new containers."""
 
     async def main():
         async with engine_fixture(tmp_path, monkeypatch, cgroup_parent="/mine") as h:
@@ -109,7 +109,7 @@ def test_anonymous_volumes_of_removed_containers_are_removed(tmp_path, monkeypat
         ("tasks", "", False),
     ],
 )
-def test_unrecorded_pause_is_detected(tmp_path, monkeypatch, file, text, frozen):
+def test_adopted_container_is_shown_as_paused_if_its_cgroup_is_frozen(tmp_path, monkeypatch, file, text, frozen):
     async def main():
         async with engine_fixture(tmp_path, monkeypatch) as h:
             monitor = surviving_monitor(h, monkeypatch, cgroup=str(tmp_path / "cgroup"))
@@ -140,7 +140,7 @@ def test_files_of_execs_of_the_last_daemon_are_removed(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("left", ["cgroup", "state", ""])
-def test_remains_of_a_killed_monitor_are_removed(tmp_path, monkeypatch, left):
+def test_runtime_state_and_cgroup_left_by_a_killed_monitor_are_removed(tmp_path, monkeypatch, left):
     """The monitor reported the exit, and died before the runtime's delete. systemd removes cgroups by itself."""
     cleaned = []
 

@@ -25,7 +25,7 @@ def executing(h, monkeypatch):
     return h.engine.execs
 
 
-def test_exec_that_ends_before_its_start_is_reported(tmp_path, monkeypatch):
+def test_exec_may_end_before_the_monitor_reports_its_start(tmp_path, monkeypatch):
     async def main():
         async with engine_fixture(tmp_path, monkeypatch) as h:
             await h.containers.start(h.container)
@@ -69,7 +69,7 @@ def test_an_exec_waits_for_the_adoption_of_its_container(tmp_path, monkeypatch):
     run_fast(main)
 
 
-def test_exec_whose_files_cannot_be_written_fails_and_is_ended(tmp_path, monkeypatch):
+def test_exec_fails_and_ends_if_its_files_cannot_be_written(tmp_path, monkeypatch):
     async def main():
         async with engine_fixture(tmp_path, monkeypatch) as h:
             await h.containers.start(h.container)
@@ -126,7 +126,7 @@ def test_ended_execs_are_forgotten_after_a_while(tmp_path, monkeypatch):
     run_fast(main)
 
 
-def test_an_exec_can_be_removed_when_it_will_be_forgotten(tmp_path, monkeypatch):
+def test_exec_is_shown_as_removable_when_it_is_about_to_be_forgotten(tmp_path, monkeypatch):
     async def main():
         async with engine_fixture(tmp_path, monkeypatch) as h:
             await h.containers.start(h.container)
@@ -151,7 +151,7 @@ async def started(message):
     return Started(78, 1, 1), None
 
 
-def test_execs_unknown_to_the_monitor_have_ended(tmp_path, monkeypatch):
+def test_execs_that_the_monitor_does_not_know_are_recorded_as_ended(tmp_path, monkeypatch):
     async def main():
         async with engine_fixture(tmp_path, monkeypatch) as h:
             await h.containers.start(h.container)
@@ -208,7 +208,7 @@ def test_only_requested_streams_are_attached(tmp_path, monkeypatch, wanted, atta
     run_fast(main)
 
 
-def test_a_runtime_that_hangs_is_named_with_its_deadline(tmp_path, monkeypatch):
+def test_error_about_a_hanging_runtime_contains_the_command_and_the_deadline(tmp_path, monkeypatch):
     async def main():
         async with engine_fixture(tmp_path, monkeypatch) as h:
             await h.containers.start(h.container)

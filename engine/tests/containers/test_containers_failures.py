@@ -53,7 +53,7 @@ def test_failure_of_a_start_is_recorded_and_reported(tmp_path, monkeypatch, erro
     run_fast(main)
 
 
-def test_a_restart_by_policy_that_fails_leaves_a_stopped_container(tmp_path, monkeypatch):
+def test_container_is_shown_as_stopped_if_a_restart_by_its_policy_fails(tmp_path, monkeypatch):
     async def main():
         async with engine_fixture(tmp_path, monkeypatch, restart_policy=RestartPolicy(name="always")) as h:
             await h.containers.start(h.container)
@@ -66,7 +66,7 @@ def test_a_restart_by_policy_that_fails_leaves_a_stopped_container(tmp_path, mon
     run_fast(main)
 
 
-def test_a_start_waits_until_the_last_exit_is_accounted_for(tmp_path, monkeypatch):
+def test_start_waits_until_the_exit_of_the_last_run_is_recorded(tmp_path, monkeypatch):
     """Otherwise the event `die` of the last run would follow the new `start`, and waiters for the new exit would get the
     old code."""
 
@@ -85,7 +85,7 @@ def test_a_start_waits_until_the_last_exit_is_accounted_for(tmp_path, monkeypatc
     run_fast(main)
 
 
-def test_a_monitor_that_hangs_at_its_end_is_killed_for_the_next_start(tmp_path, monkeypatch):
+def test_monitor_that_hangs_after_the_exit_is_killed_before_the_next_start(tmp_path, monkeypatch):
     async def main():
         async with engine_fixture(tmp_path, monkeypatch) as h:
             await h.containers.start(h.container)
@@ -98,7 +98,7 @@ def test_a_monitor_that_hangs_at_its_end_is_killed_for_the_next_start(tmp_path, 
     trio.run(main, clock=MockClock(autojump_threshold=0.2))
 
 
-def test_failed_launch_releases_everything(tmp_path, monkeypatch):
+def test_failed_launch_releases_the_networks_the_clients_and_the_monitor(tmp_path, monkeypatch):
     async def main():
         async with engine_fixture(tmp_path, None) as h, trio.open_nursery() as nursery:
             real = RealLaunch(h, monkeypatch)
@@ -158,7 +158,7 @@ def test_addresses_are_released_when_the_runtime_hangs(tmp_path, monkeypatch):
     run_fast(main)
 
 
-def test_attach_during_a_start_gets_its_stream(tmp_path, monkeypatch):
+def test_client_that_attaches_during_a_start_gets_the_output_stream(tmp_path, monkeypatch):
     async def main():
         async with engine_fixture(tmp_path, None) as h, trio.open_nursery() as nursery:
             real, begun = RealLaunch(h, monkeypatch), trio.Event()
@@ -182,7 +182,7 @@ def test_attach_during_a_start_gets_its_stream(tmp_path, monkeypatch):
 # --- exits ----------------------------------------------------------------------------------------------------------
 
 
-def test_exit_is_recorded_though_cleaning_up_fails(tmp_path, monkeypatch):
+def test_exit_is_recorded_even_if_the_cleanup_fails(tmp_path, monkeypatch):
     """The monitor has died, the runtime is not installed any more, and the network driver fails."""
 
     async def main():
@@ -264,7 +264,7 @@ def test_shutdown_stops_containers_that_are_being_started(tmp_path, monkeypatch)
     run_fast(main)
 
 
-def test_live_restore_shutdown_leaves_an_unfinished_start_to_the_next_boot(tmp_path, monkeypatch):
+def test_shutdown_with_live_restore_leaves_an_unfinished_start_to_the_next_daemon(tmp_path, monkeypatch):
     async def main():
         async with engine_fixture(tmp_path, monkeypatch) as h, trio.open_nursery() as nursery:
             h.launching = trio.Event()
@@ -295,7 +295,7 @@ def test_shutdown_waits_for_containers_that_are_being_started(tmp_path, monkeypa
 
 
 @pytest.mark.parametrize("case", ["quarantined", "damaged", "unknown"])
-def test_boot_keeps_files_whose_rows_may_be_unreadable(tmp_path, monkeypatch, case):
+def test_daemon_start_keeps_files_of_containers_whose_rows_may_be_unreadable(tmp_path, monkeypatch, case):
     async def main():
         async with engine_fixture(tmp_path, monkeypatch) as h:
             lost = "e" * 64
@@ -314,7 +314,7 @@ def test_boot_keeps_files_whose_rows_may_be_unreadable(tmp_path, monkeypatch, ca
     run_fast(main)
 
 
-def test_rows_may_be_missing_while_a_damaged_database_exists(tmp_path):
+def test_store_reports_lost_rows_while_a_damaged_database_file_exists(tmp_path):
     path = tmp_path / "state" / "orlop.db"
 
     async def boot():
@@ -326,7 +326,7 @@ def test_rows_may_be_missing_while_a_damaged_database_exists(tmp_path):
     assert [trio.run(boot), trio.run(boot)] == [True, True]
 
 
-def test_hanging_bind_source_does_not_delay_others(monkeypatch):
+def test_create_with_a_hanging_bind_source_fails_after_a_deadline(monkeypatch):
     answers = threading.Event()
     monkeypatch.setattr(volumes.os.path, "exists", lambda path: answers.wait(10))
     mount = MountRecord(type="bind", destination="/in", source="/dead/server")
@@ -371,7 +371,7 @@ def test_hanging_file_systems_use_a_limited_number_of_threads(monkeypatch):
         answers.set()
 
 
-def test_hanging_volume_delays_its_own_create_only(monkeypatch):
+def test_create_with_a_hanging_volume_fails_after_a_deadline(monkeypatch):
     answers = threading.Event()
     # The late answer is a descriptor, which the abandoned thread closes
     monkeypatch.setattr(volumes, "open_subpath", lambda *path: answers.wait(10) and os.open(os.devnull, os.O_RDONLY))
@@ -394,7 +394,7 @@ def test_hanging_volume_delays_its_own_create_only(monkeypatch):
 
 
 @pytest.mark.parametrize("fails", ["populate", "commit"])
-def test_a_create_that_fails_leaves_nothing(tmp_path, monkeypatch, fails):
+def test_failed_create_leaves_no_container_and_no_new_volume(tmp_path, monkeypatch, fails):
     async def main():
         async with engine_fixture(tmp_path, monkeypatch) as h:
             made, engine = {"mine"}, h.engine
@@ -468,7 +468,7 @@ def test_out_of_memory_kill_is_reported_once(tmp_path, monkeypatch):
     run_fast(main)
 
 
-def test_lost_log_entries_are_shown_and_reported(tmp_path, monkeypatch, caplog):
+def test_number_of_lost_log_entries_is_recorded_counted_and_published(tmp_path, monkeypatch, caplog):
     async def main():
         async with engine_fixture(tmp_path, monkeypatch) as h:
             await h.containers.start(h.container)
@@ -561,7 +561,7 @@ def test_failing_signal_handler_does_not_end_the_daemon(tmp_path):
     trio.run(main)
 
 
-def test_disconnected_client_ends_input_that_is_blocked():
+def test_input_of_a_container_is_closed_if_its_client_disconnects_while_the_input_is_full():
     """An example is a `cat` whose output no client reads: its input is full, and its only client disconnects."""
 
     class Channel:

@@ -127,7 +127,7 @@ def test_filters_select_containers(ports, filters, found):
     assert names(ports, **filters) == found
 
 
-def test_all_and_limit_select_containers(ports):
+def test_parameters_of_the_container_list_select_containers(ports):
     assert names(ports, everything=True) == ["app", "new", "db", "web"]
     assert names(ports, limit=3) == ["app", "new", "db"]
     assert names(ports, limit=-1) == ["app", "web"]
@@ -166,7 +166,7 @@ def test_invalid_filters_are_refused(ports, filters, text):
 # --- links
 
 
-def test_names_by_links_are_shown(ports):
+def test_container_list_shows_link_names(ports):
     index, networks = ports.index, ports.networks
     web, db, app = index.get("web"), index.get("db"), index.get("app")
     app.record.endpoints = {"bridge": EndpointSettings()}
@@ -178,7 +178,7 @@ def test_names_by_links_are_shown(ports):
     assert links.names(index, networks) == {} and links.shown(index, networks, app.record) is None
 
 
-def test_link_is_found_and_removed_also_by_its_parents_id(ports):
+def test_link_name_may_begin_with_the_id_of_the_parent_container(ports):
     """The name PARENT/ALIAS of a link may begin with the ID of the parent."""
     app = ports.index.get("app")
     app.record.endpoints = {"bridge": EndpointSettings()}
@@ -187,7 +187,7 @@ def test_link_is_found_and_removed_also_by_its_parents_id(ports):
     assert app.record.host_config.links == ["/db"]
 
 
-def test_a_link_is_removed_and_its_containers_stay(ports):
+def test_removal_of_a_link_keeps_the_linked_containers(ports):
     trio.run(links.remove, ports, "/app/front")
     assert ports.index.get("app").record.host_config.links == ["/db"] and ports.saved == [ports.index.get("app").id]
     for text, kind in (("app/front", NotFound), ("none/front", NotFound), ("app", Conflict), ("/app", Conflict)):
@@ -198,7 +198,7 @@ def test_a_link_is_removed_and_its_containers_stay(ports):
 # --- what is shown of one container
 
 
-def test_file_paths_are_empty_before_the_first_start(ports):
+def test_paths_of_network_files_are_empty_before_the_first_start(ports):
     record = ports.index.get("web").record
     assert details.file_paths(ports, record) == ("", "", "")
     record.started_before = True
@@ -221,7 +221,7 @@ def test_tmpfs_of_host_config_is_not_shown_as_a_mount():
 
 
 @pytest.mark.parametrize(("means", "shown"), [("sha256:1", "x:1"), ("sha256:2", "sha256:1"), (None, "sha256:1")])
-def test_requested_image_name_is_shown_while_it_refers_to_the_image(means, shown):
+def test_image_name_of_the_create_request_is_shown_while_this_name_refers_to_the_image(means, shown):
     def all_platforms(reference):
         if means is None:
             raise NotFound(f"No such image: {reference}")
@@ -231,7 +231,7 @@ def test_requested_image_name_is_shown_while_it_refers_to_the_image(means, shown
     assert details.image_name(SimpleNamespace(all_platforms=all_platforms), record) == shown
 
 
-def test_container_that_cannot_be_measured_is_omitted(ports):
+def test_size_of_a_container_that_cannot_be_measured_is_omitted(ports):
     class Storage:
         async def usage(self, key):
             await trio.lowlevel.checkpoint()

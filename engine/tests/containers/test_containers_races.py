@@ -16,7 +16,7 @@ from orlop_sdk import Conflict, DriverError, NotFound, Unavailable
 
 
 @pytest.mark.parametrize("condition", ["next-exit", "removed"])
-def test_a_removal_ends_every_wait(tmp_path, monkeypatch, condition):
+def test_removal_of_a_container_ends_every_wait_request(tmp_path, monkeypatch, condition):
     async def main():
         async with engine_fixture(tmp_path, monkeypatch) as h:
             pending = h.containers.waiting(h.container, condition)
@@ -47,7 +47,7 @@ def test_removal_ends_an_attach_to_a_container_that_never_started(tmp_path, monk
 
 
 @pytest.mark.parametrize("by", ["stop", "kill"])
-def test_stop_between_restarts_wakes_waiters(tmp_path, monkeypatch, by):
+def test_stop_between_restarts_ends_wait_requests(tmp_path, monkeypatch, by):
     async def main():
         async with engine_fixture(tmp_path, monkeypatch, restart_policy=RestartPolicy(name="always")) as h:
             await h.containers.start(h.container)
@@ -68,7 +68,7 @@ def test_stop_between_restarts_wakes_waiters(tmp_path, monkeypatch, by):
 # --- removal against other operations -------------------------------------------------------------------------------
 
 
-def test_restart_does_not_start_a_container_removed_meanwhile(tmp_path, monkeypatch):
+def test_restart_does_not_start_a_container_that_was_removed_during_the_restart(tmp_path, monkeypatch):
     async def main():
         async with engine_fixture(tmp_path, monkeypatch) as h, trio.open_nursery() as nursery:
             async with h.container.lock:
@@ -140,7 +140,7 @@ def test_kill_waits_for_a_start_in_progress(tmp_path, monkeypatch):
     run_fast(main)
 
 
-def test_second_removal_raises_not_found(tmp_path, monkeypatch):
+def test_only_one_of_several_concurrent_removals_succeeds(tmp_path, monkeypatch):
     async def main():
         async with engine_fixture(tmp_path, monkeypatch) as h:
             answers = []
@@ -196,7 +196,7 @@ def test_row_that_is_being_deleted_is_not_saved(tmp_path, monkeypatch):
     run_fast(main)
 
 
-def test_rename_of_a_removed_container_takes_no_name(tmp_path, monkeypatch):
+def test_rename_of_a_removed_container_fails_and_reserves_no_name(tmp_path, monkeypatch):
     async def main():
         async with engine_fixture(tmp_path, monkeypatch) as h, trio.open_nursery() as nursery:
             failures = []
@@ -218,7 +218,7 @@ def test_rename_of_a_removed_container_takes_no_name(tmp_path, monkeypatch):
     run_fast(main)
 
 
-def test_one_container_that_cannot_be_measured_does_not_end_a_prune(tmp_path, monkeypatch):
+def test_prune_continues_after_a_container_whose_size_cannot_be_measured(tmp_path, monkeypatch):
     async def main():
         async with engine_fixture(tmp_path, monkeypatch) as h:
             h.add("second", "d" * 64)

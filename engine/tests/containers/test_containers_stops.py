@@ -45,7 +45,7 @@ def froze(monkeypatch):
 # --- waiting for a container that does not exit ---------------------------------------------------------------------
 
 
-def test_later_stop_may_shorten_the_timeout(tmp_path, monkeypatch):
+def test_second_stop_request_may_shorten_the_timeout_of_the_first(tmp_path, monkeypatch):
     async def main():
         async with engine_fixture(tmp_path, monkeypatch) as h, trio.open_nursery() as nursery:
             await h.containers.start(h.container)
@@ -137,7 +137,7 @@ def test_auto_remove_container_is_removed_after_a_stop(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("by", ["stop", "kill"])
-def test_stop_during_the_recording_of_an_exit_prevents_a_restart(tmp_path, monkeypatch, by):
+def test_stop_while_an_exit_is_being_recorded_prevents_a_restart(tmp_path, monkeypatch, by):
     async def main():
         async with engine_fixture(tmp_path, monkeypatch, restart_policy=ALWAYS) as h, trio.open_nursery() as nursery:
             await h.containers.start(h.container)
@@ -160,7 +160,7 @@ def test_stop_during_the_recording_of_an_exit_prevents_a_restart(tmp_path, monke
     run_fast(main)
 
 
-def test_kill_during_cleaning_up_prevents_a_restart(tmp_path, monkeypatch):
+def test_kill_during_the_cleanup_after_an_exit_prevents_a_restart(tmp_path, monkeypatch):
     async def main():
         async with engine_fixture(tmp_path, monkeypatch, restart_policy=ALWAYS) as h:
             await h.containers.start(h.container)
@@ -178,7 +178,7 @@ def test_kill_during_cleaning_up_prevents_a_restart(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("closing", [False, True])
-def test_a_kill_between_restarts_is_remembered(tmp_path, monkeypatch, closing):
+def test_kill_between_restarts_is_recorded_unless_the_daemon_shuts_down(tmp_path, monkeypatch, closing):
     async def main():
         async with engine_fixture(tmp_path, monkeypatch, restart_policy=RestartPolicy(name="unless-stopped")) as h:
             await h.containers.start(h.container)
@@ -222,7 +222,7 @@ def test_hanging_resume_delays_the_shutdown_for_a_limited_time(tmp_path, monkeyp
     run_fast(main)
 
 
-def test_pause_by_a_user_survives_a_commit(tmp_path, monkeypatch, froze):
+def test_container_paused_by_a_user_stays_paused_after_a_commit(tmp_path, monkeypatch, froze):
     async def main():
         async with engine_fixture(tmp_path, monkeypatch) as h:
             await h.containers.start(h.container)
@@ -289,7 +289,7 @@ def wanting(h, *names, **host):
 
 
 @pytest.mark.parametrize("by", ["links", "network_mode", "ipc_mode", "pid_mode"])
-def test_needed_containers_are_started_first(tmp_path, monkeypatch, by):
+def test_linked_containers_and_owners_of_shared_namespaces_are_started_first(tmp_path, monkeypatch, by):
     async def main():
         async with engine_fixture(tmp_path, monkeypatch) as h:
             web, db = wanting(h, "web", "db")
@@ -311,7 +311,7 @@ def test_needed_containers_are_started_first(tmp_path, monkeypatch, by):
 
 
 @pytest.mark.parametrize("case", ["a ring", "itself", "nobody", "a hung one"])
-def test_needed_containers_do_not_block_the_boot(tmp_path, monkeypatch, case):
+def test_missing_hanging_or_circular_dependencies_do_not_block_other_starts_at_daemon_start(tmp_path, monkeypatch, case):
     async def main():
         async with engine_fixture(tmp_path, monkeypatch) as h:
             names = "abcdefghij"
@@ -385,7 +385,7 @@ def test_running_container_is_adopted_on_a_full_disk(tmp_path, monkeypatch, know
 
 
 @pytest.mark.parametrize("fails", [False, True])
-def test_rename_updates_the_name_in_the_sandbox(tmp_path, monkeypatch, fails):
+def test_rename_updates_the_container_name_in_the_sandbox(tmp_path, monkeypatch, fails):
     async def main():
         async with engine_fixture(tmp_path, monkeypatch) as h:
             told = []
@@ -403,7 +403,7 @@ def test_rename_updates_the_name_in_the_sandbox(tmp_path, monkeypatch, fails):
     run_fast(main)
 
 
-def test_container_that_ends_during_a_rename_leaves_its_networks(tmp_path, monkeypatch):
+def test_container_that_exits_during_a_rename_does_not_rejoin_its_networks(tmp_path, monkeypatch):
     async def main():
         async with engine_fixture(tmp_path, monkeypatch) as h, trio.open_nursery() as nursery:
             await h.containers.start(h.container)

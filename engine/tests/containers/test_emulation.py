@@ -52,7 +52,7 @@ def test_binfmt_handler_is_found(tmp_path: Path) -> None:
     )
 
 
-def test_unusable_binfmt_handlers_are_explained(tmp_path: Path) -> None:
+def test_error_explains_why_a_binfmt_handler_cannot_be_used(tmp_path: Path) -> None:
     write(tmp_path, **{"qemu-aarch64": AARCH64.replace("enabled", "disabled"), "broken": "enabled\nmagic xyz\n"})
     assert "no emulator for this platform" in complaint("linux/arm64", str(tmp_path))
     write(tmp_path, **{"qemu-aarch64": AARCH64.replace("POCF", "OC")})
@@ -63,7 +63,7 @@ def test_unusable_binfmt_handlers_are_explained(tmp_path: Path) -> None:
     assert "no emulator for this platform" in complaint("linux/arm64", str(tmp_path / "none")), "binfmt_misc is not mounted"
 
 
-def test_architectures_without_a_known_machine_are_not_refused(tmp_path: Path) -> None:
+def test_architecture_without_a_known_elf_machine_number_is_not_refused(tmp_path: Path) -> None:
     emulation.check("linux/sparc128", str(tmp_path))
 
 

@@ -39,7 +39,7 @@ class Client:
 
 
 @pytest.mark.parametrize("before_start", [False, True])
-def test_a_stream_ends_after_its_exit_is_recorded_and_the_network_released(tmp_path, monkeypatch, before_start):
+def test_attached_stream_ends_after_the_exit_is_recorded_and_the_network_is_released(tmp_path, monkeypatch, before_start):
     async def main():
         async with engine_fixture(tmp_path, monkeypatch) as h, trio.open_nursery() as nursery:
             containers, container = h.containers, h.container
@@ -89,7 +89,7 @@ class Volumes:
 
 
 @pytest.mark.parametrize("by", ["the end of --rm", "rm -v"])
-def test_destroy_event_follows_the_row_and_the_answer_follows_the_files(tmp_path, monkeypatch, by):
+def test_removal_is_published_after_the_row_is_deleted_and_answered_after_the_files_are_removed(tmp_path, monkeypatch, by):
     """The event is published after the row was deleted. The request is answered after the files were removed."""
 
     async def main():

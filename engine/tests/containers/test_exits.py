@@ -18,7 +18,7 @@ def row(h):
     return decode(h.engine.store.rows[h.container.id])
 
 
-def test_waiters_get_the_exit_code(tmp_path, monkeypatch):
+def test_wait_requests_return_the_exit_code(tmp_path, monkeypatch):
     async def main():
         async with engine_fixture(tmp_path, monkeypatch) as h:
             await h.containers.start(h.container)
@@ -35,7 +35,7 @@ def test_waiters_get_the_exit_code(tmp_path, monkeypatch):
     run_fast(main)
 
 
-def test_exit_is_announced_once_it_is_recorded(tmp_path, monkeypatch):
+def test_exit_is_published_only_after_it_is_recorded(tmp_path, monkeypatch):
     async def main():
         async with engine_fixture(tmp_path, monkeypatch) as h:
             await h.containers.start(h.container)
@@ -52,7 +52,7 @@ def test_exit_is_announced_once_it_is_recorded(tmp_path, monkeypatch):
     run_fast(main)
 
 
-def test_exit_on_a_full_disk_is_recorded_later(tmp_path, monkeypatch):
+def test_exit_on_a_full_disk_is_recorded_once_the_disk_has_space(tmp_path, monkeypatch):
     async def main():
         async with engine_fixture(tmp_path, monkeypatch) as h:
             await h.containers.start(h.container)
@@ -71,7 +71,7 @@ def test_exit_on_a_full_disk_is_recorded_later(tmp_path, monkeypatch):
     run_fast(main)
 
 
-def test_volumes_are_announced_as_unmounted(tmp_path, monkeypatch):
+def test_exit_publishes_an_unmount_event_for_each_volume(tmp_path, monkeypatch):
     async def main():
         async with engine_fixture(tmp_path, monkeypatch) as h:
             h.container.record.mounts = (MountRecord("volume", "/data", name="v"), MountRecord("bind", "/b", "/host"))

@@ -16,7 +16,7 @@ from orlop_sdk import Conflict
 
 
 @pytest.mark.parametrize("cut", ["start", "bundle"])
-def test_undo_of_a_cancelled_start_is_completed(tmp_path, monkeypatch, cut):
+def test_cancelled_start_is_undone_completely(tmp_path, monkeypatch, cut):
     """For example, a start is cancelled when the daemon ends. Without a shield, the undo would end at its first await."""
 
     async def main():
@@ -81,7 +81,7 @@ def frozen(monkeypatch):
 
 
 @pytest.mark.parametrize("by", ["kill", "rm"])
-def test_a_pause_does_not_outlive_a_kill(tmp_path, monkeypatch, frozen, by):
+def test_container_that_is_killed_during_a_pause_is_not_left_frozen(tmp_path, monkeypatch, frozen, by):
     """SIGKILL arrives while the runtime freezes the container: a frozen process does not die (cgroup v1)."""
 
     async def main():
@@ -136,7 +136,7 @@ async def wait_for(condition):
         ("always", "", True),
     ],
 )
-def test_kill_by_a_user_counts_as_a_stop_for_restart_policies(tmp_path, monkeypatch, policy, how, again):
+def test_restart_policies_treat_a_kill_by_a_user_as_a_stop(tmp_path, monkeypatch, policy, how, again):
     """As in Docker, any signal that a user sends prevents a restart by the policy `unless-stopped`. A signal that ends the
     container also prevents a restart by the policy `always`, until the container or the daemon is started again. With `how`
     "", the container exits by itself."""

@@ -19,7 +19,7 @@ def result(health, code, at_s=0.0):
     return Result(start, start + SECOND, code, "")
 
 
-def test_failures_count_only_after_the_start_period_or_a_success():
+def test_health_check_failures_are_counted_only_after_the_start_period_or_a_success():
     health = Health(Healthcheck(start_period=10 * SECOND, retries=2))
     for _ in range(5):
         health.judge(result(health, 1, 5))
@@ -32,7 +32,7 @@ def test_failures_count_only_after_the_start_period_or_a_success():
     assert (health.status, health.streak) == ("healthy", 0)
 
 
-def test_a_success_within_the_start_period_makes_failures_count():
+def test_health_check_failures_are_counted_after_a_success_within_the_start_period():
     health = Health(Healthcheck(start_period=10 * SECOND))
     health.judge(result(health, 0, 1))
     for streak, status in ((1, "healthy"), (2, "healthy"), (3, "unhealthy")):
@@ -40,14 +40,14 @@ def test_a_success_within_the_start_period_makes_failures_count():
         assert (health.streak, health.status) == (streak, status)
 
 
-def test_last_five_results_are_kept():
+def test_last_five_probe_results_are_kept():
     health = Health(Healthcheck())
     for code in range(7):
         health.judge(result(health, code))
     assert [each.code for each in health.results] == [2, 3, 4, 5, 6]
 
 
-def test_pause_between_probes_depends_on_the_start_period():
+def test_interval_between_probes_depends_on_the_start_period():
     health = Health(Healthcheck(start_period=60 * SECOND))
     now = health._began_ns
     assert health.pause(now) == 5 * SECOND
@@ -59,7 +59,7 @@ def test_pause_between_probes_depends_on_the_start_period():
     assert quick.pause(quick._began_ns) == SECOND
 
 
-def test_invalid_durations_of_images_are_replaced_by_defaults():
+def test_invalid_health_check_durations_of_images_are_replaced_by_defaults():
     for ns in (-1, 1, 999_999, -(10**400)):
         check = Healthcheck(interval=ns, timeout=ns, start_period=60 * SECOND, start_interval=ns, retries=-1)
         health = Health(check)
@@ -80,7 +80,7 @@ def test_invalid_durations_of_images_are_replaced_by_defaults():
         Healthcheck(test=[""]),
     ],
 )
-def test_watcher_ends_without_a_check(tmp_path, monkeypatch, check):
+def test_probe_that_cannot_be_created_makes_the_container_unhealthy(tmp_path, monkeypatch, check):
     async def main():
         async with engine_fixture(tmp_path, None) as home:
             home.container.record.config.healthcheck = check
@@ -113,11 +113,11 @@ def test_watcher_ends_without_a_check(tmp_path, monkeypatch, check):
         (["CMD-SHELL", "a"], ["/bin/bash", "-ec"], ["/bin/bash", "-ec", "a"]),
     ],
 )
-def test_command_of_a_check_depends_on_its_form(test, shell, expected):
+def test_command_of_a_health_check_depends_on_its_first_word(test, shell, expected):
     assert command(ContainerConfig(healthcheck=Healthcheck(test=test), shell=shell)) == expected
 
 
-def test_container_without_a_check_has_no_health():
+def test_container_without_a_health_check_has_no_health_status():
     assert command(ContainerConfig()) is None
 
 
@@ -125,7 +125,7 @@ def frame(stream, text):
     return bytes((stream, 0, 0, 0)) + len(text).to_bytes(4, "big") + text
 
 
-def test_output_of_a_probe_joins_both_streams_without_frames():
+def test_output_of_a_probe_contains_stdout_and_stderr_without_frame_headers():
     data = frame(1, b"one\n") + frame(2, b"") + frame(2, b"two\n")
     for size in (1, 3, 7, 8, 100):
         output = _Output()
@@ -134,7 +134,7 @@ def test_output_of_a_probe_joins_both_streams_without_frames():
         assert output.text() == "one\ntwo\n"
 
 
-def test_long_output_is_truncated():
+def test_long_probe_output_is_truncated():
     output = _Output()
     output._feed(frame(1, b"x" * 4000) + frame(1, b"y" * 200))
     assert output.text() == "x" * 4000 + "y" * 96 + "..."
@@ -144,5 +144,5 @@ def test_long_output_is_truncated():
     ("ns", "text"),
     [(500_000_000, "500ms"), (SECOND, "1s"), (1_500_000_000, "1.5s"), (60 * SECOND, "1m0s"), (3661 * SECOND, "1h1m1s")],
 )
-def test_durations_are_written_like_by_go(ns, text):
+def test_durations_are_formatted_as_in_go(ns, text):
     assert _duration(ns) == text

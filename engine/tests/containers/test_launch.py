@@ -40,7 +40,7 @@ def start(tmp_path, monkeypatch):
 # --- steps ----------------------------------------------------------------------------------------------------------------
 
 
-def test_start_is_committed_while_the_runtime_starts(start):
+def test_start_is_recorded_while_the_runtime_starts_the_container(start):
     """After a crash, the next daemon adopts the container if the container's row contains the pid of the monitor."""
 
     async def test(h, real):
@@ -72,7 +72,7 @@ def test_start_that_cannot_be_recorded_is_undone(start):
 
 
 @pytest.mark.parametrize("option", [{"privileged": True}, {"network_mode": "host"}, {"pid_mode": "host"}])
-def test_start_refuses_what_a_user_namespace_forbids(start, option):
+def test_start_refuses_options_that_conflict_with_a_user_namespace(start, option):
     """`userns-remap` may have been set after the container was created."""
 
     async def test(h, real):
@@ -84,7 +84,7 @@ def test_start_refuses_what_a_user_namespace_forbids(start, option):
     start(test, **option)
 
 
-def test_published_sockets_are_given_to_the_monitor(start, monkeypatch):
+def test_sockets_of_published_ports_are_passed_to_the_monitor(start, monkeypatch):
     async def test(h, real):
         closed, served = [], []
 
@@ -108,7 +108,7 @@ def test_published_sockets_are_given_to_the_monitor(start, monkeypatch):
     start(test)
 
 
-def test_names_are_answered_before_the_container_runs(start, monkeypatch):
+def test_dns_names_can_be_resolved_before_the_container_runs(start, monkeypatch):
     async def test(h, real):
         order = []
 
@@ -142,7 +142,7 @@ def test_missing_apparmor_profile_prevents_the_start(start, monkeypatch):
     start(test)
 
 
-def test_container_in_the_network_of_another_has_its_host_name(start):
+def test_container_that_shares_another_containers_network_gets_the_same_host_name(start):
     """Both containers share /etc/hosts."""
 
     async def test(h, real):
@@ -176,7 +176,7 @@ def test_clients_that_attached_before_the_start_get_their_streams(start):
     start(test)
 
 
-def test_stream_for_a_client_that_left_meanwhile_is_closed(start, monkeypatch):
+def test_stream_of_a_client_that_disconnects_during_the_start_is_closed(start, monkeypatch):
     async def test(h, real):
         async with trio.open_nursery() as nursery:
             nursery.start_soon(attach.join, h.container, Attach())
@@ -219,7 +219,7 @@ def test_stream_for_a_client_that_left_meanwhile_is_closed(start, monkeypatch):
         (Failed("", stderr=b"?"), f"{FAILED}: failed to create shim task: it failed"),
     ],
 )
-def test_failure_of_the_runtime_is_explained(start, failed, text):
+def test_error_about_a_failed_start_contains_the_message_of_the_runtime(start, failed, text):
     async def test(h, real):
         real.start_error = StartFailed("it failed", failed)
         with pytest.raises(DriverError, match=text):
@@ -280,7 +280,7 @@ def test_forced_removal_during_a_start_that_fails_does_not_wait(start):
 
 
 @pytest.mark.parametrize("driver", ["none", "local"])
-def test_request_to_the_monitor_has_the_containers_settings(tmp_path, monkeypatch, driver):
+def test_launch_request_to_the_monitor_contains_mounts_and_log_settings(tmp_path, monkeypatch, driver):
     async def main():
         async with engine_fixture(tmp_path, monkeypatch) as h:
             h.container.record.host_config.log_config = LogConfig(driver)

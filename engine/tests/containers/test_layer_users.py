@@ -23,7 +23,7 @@ def overlay(*layers: str) -> tuple[Mount, ...]:
     return (Mount("overlay", "overlay", "", ("ro", "index=off", "lowerdir=" + ":".join(layers))),)
 
 
-def test_uppermost_layer_with_the_file_decides(tmp_path: Path) -> None:
+def test_user_and_group_files_are_read_from_the_uppermost_layer_that_has_them(tmp_path: Path) -> None:
     upper = layer(tmp_path / "upper", group="staff:x:50:web\n")
     middle = layer(tmp_path / "middle", passwd=PASSWD)
     lower = layer(tmp_path / "lower", passwd="web:x:1:1:web:/:/bin/sh\n", group="wrong:x:9:web\n")
@@ -32,13 +32,13 @@ def test_uppermost_layer_with_the_file_decides(tmp_path: Path) -> None:
     assert (found.uid, found.gid, found.groups, found.home) == (33, 44, (44, 50), "/srv")
 
 
-def test_single_layer_is_a_bind(tmp_path: Path) -> None:
+def test_users_are_resolved_in_a_single_layer_that_is_a_bind_mount(tmp_path: Path) -> None:
     found = layer_users.resolve((Mount("bind", layer(tmp_path / "only", passwd=PASSWD)),), "web:5", ("6",))
     assert found is not None
     assert (found.uid, found.gid, found.groups) == (33, 5, (5, 6))
 
 
-def test_image_without_layers_knows_numbers_only() -> None:
+def test_image_without_layers_accepts_only_numeric_users() -> None:
     found = layer_users.resolve((), "7:8")
     assert found is not None
     assert (found.uid, found.gid) == (7, 8)
@@ -56,6 +56,6 @@ def test_symlink_is_not_followed_into_other_layers(tmp_path: Path) -> None:
     assert layer_users.resolve(overlay(str(linked)), "web") is None
 
 
-def test_other_mounts_are_not_read() -> None:
+def test_users_are_not_resolved_in_other_mount_types_or_in_several_bind_mounts() -> None:
     assert layer_users.resolve((Mount("erofs", "/dev/null"),), "web") is None
     assert layer_users.resolve((Mount("bind", "/a"), Mount("bind", "/b")), "web") is None

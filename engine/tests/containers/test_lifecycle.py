@@ -23,7 +23,7 @@ def row(h):
 # --- start ----------------------------------------------------------------------------------------------------------
 
 
-def test_start_is_recorded_with_its_pid(tmp_path, monkeypatch):
+def test_start_records_the_pid_of_the_container(tmp_path, monkeypatch):
     async def main():
         async with engine_fixture(tmp_path, monkeypatch) as h:
             await h.containers.start(h.container)
@@ -33,7 +33,7 @@ def test_start_is_recorded_with_its_pid(tmp_path, monkeypatch):
     run_fast(main)
 
 
-def test_start_waits_for_the_boots_start_of_a_needed_container(tmp_path, monkeypatch):
+def test_start_waits_until_the_starting_daemon_has_started_a_needed_container(tmp_path, monkeypatch):
     """A starting daemon is about to start a container that the new container needs. The start of the new container waits for
     this."""
 
@@ -65,7 +65,7 @@ def test_container_that_is_being_removed_is_not_started(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("operation", ["start", "restart"])
-def test_start_by_a_user_resets_the_restart_policy(tmp_path, monkeypatch, operation):
+def test_start_by_a_user_resets_the_restart_delay_and_the_restart_count(tmp_path, monkeypatch, operation):
     async def main():
         async with engine_fixture(tmp_path, monkeypatch, restart_policy=RestartPolicy(name="on-failure")) as h:
             h.container.restart_delay = 3.0
@@ -77,7 +77,7 @@ def test_start_by_a_user_resets_the_restart_policy(tmp_path, monkeypatch, operat
     run_fast(main)
 
 
-def test_foreign_programs_need_their_emulator(tmp_path, monkeypatch):
+def test_start_of_a_container_for_another_architecture_needs_an_emulator(tmp_path, monkeypatch):
     async def main():
         async with engine_fixture(tmp_path, monkeypatch) as h:
             no_threads(monkeypatch)
@@ -94,7 +94,7 @@ def test_foreign_programs_need_their_emulator(tmp_path, monkeypatch):
     run_fast(main)
 
 
-def test_health_is_probed_from_the_start(tmp_path, monkeypatch):
+def test_health_checks_begin_when_the_container_starts(tmp_path, monkeypatch):
     async def main():
         async with engine_fixture(tmp_path, monkeypatch) as h:
             h.container.record.config.healthcheck = Healthcheck(test=["CMD", "true"])
@@ -167,7 +167,7 @@ def test_container_with_rm_whose_start_fails_is_removed(tmp_path, monkeypatch):
     run_fast(main)
 
 
-def test_run_is_forgotten_after_the_exit(tmp_path, monkeypatch):
+def test_container_has_no_current_run_after_the_exit(tmp_path, monkeypatch):
     async def main():
         async with engine_fixture(tmp_path, monkeypatch) as h:
             await h.containers.start(h.container)
@@ -181,7 +181,7 @@ def test_run_is_forgotten_after_the_exit(tmp_path, monkeypatch):
 # --- restart --------------------------------------------------------------------------------------------------------
 
 
-def test_restart_is_announced_step_by_step(tmp_path, monkeypatch):
+def test_restart_publishes_an_event_for_each_step(tmp_path, monkeypatch):
     async def main():
         async with engine_fixture(tmp_path, monkeypatch) as h:
             await h.containers.start(h.container)
@@ -195,7 +195,7 @@ def test_restart_is_announced_step_by_step(tmp_path, monkeypatch):
     run_fast(main)
 
 
-def test_later_restart_may_shorten_the_timeout(tmp_path, monkeypatch):
+def test_second_restart_request_may_shorten_the_timeout_of_the_first(tmp_path, monkeypatch):
     async def main():
         async with engine_fixture(tmp_path, monkeypatch) as h, trio.open_nursery() as nursery:
             await h.containers.start(h.container)
@@ -232,7 +232,7 @@ def test_rename_frees_the_old_name(tmp_path, monkeypatch):
         ("db", Conflict, 'Error when allocating new name: Conflict. The container name "/db" is already in use'),
     ],
 )
-def test_wrong_names_are_refused(tmp_path, monkeypatch, given, kind, text):
+def test_rename_refuses_invalid_and_used_names(tmp_path, monkeypatch, given, kind, text):
     async def main():
         async with engine_fixture(tmp_path, monkeypatch) as h:
             h.add("db", OTHER)
@@ -256,7 +256,7 @@ def test_container_that_is_being_removed_is_not_renamed(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("kind", ["runtime", "log"])
-def test_restart_looks_for_the_drivers_before_it_stops(tmp_path, monkeypatch, kind):
+def test_restart_with_a_missing_driver_leaves_the_container_running(tmp_path, monkeypatch, kind):
     async def missing(*_):
         raise InvalidParameter(f"no {kind} driver")
 

@@ -76,7 +76,7 @@ def test_unknown_security_options_are_refused(option, number):
 # --- AppArmor -----------------------------------------------------------------------------------------------------------
 
 
-def test_default_apparmor_profile_uses_the_hosts_abstractions():
+def test_default_apparmor_profile_includes_the_abstractions_that_the_host_has():
     full = apparmor.text(lambda name: True, "orlopd")
     assert full.startswith("# Docker's profile")
     assert '\nabi <abi/3.0>,\n#include <tunables/global>\nprofile "docker-default" flags=(' in full
@@ -107,7 +107,7 @@ def _ensure(host: HostConfig) -> None:
     trio.run(apparmor_profile.ensure_profile, host)
 
 
-def test_the_default_profile_is_loaded_once(apparmor_host):
+def test_default_apparmor_profile_is_loaded_only_once(apparmor_host):
     assert apparmor_profile.profile(HostConfig()) == "docker-default" and apparmor_profile.has_default()
     _ensure(HostConfig())
     _ensure(HostConfig())
@@ -115,7 +115,7 @@ def test_the_default_profile_is_loaded_once(apparmor_host):
     assert 'profile "docker-default"' in (apparmor_host / "text").read_text()
 
 
-def test_other_apparmor_profiles_must_be_loaded(apparmor_host):
+def test_apparmor_profile_that_is_not_loaded_is_refused(apparmor_host):
     _ensure(HostConfig(security_opt=["apparmor=mine"]))
     _ensure(HostConfig(privileged=True))
     _ensure(HostConfig(security_opt=["apparmor=unconfined"]))
@@ -124,7 +124,7 @@ def test_other_apparmor_profiles_must_be_loaded(apparmor_host):
     assert not (apparmor_host / "calls").exists()
 
 
-def test_default_apparmor_profile_needs_apparmor_parser(apparmor_host):
+def test_default_apparmor_profile_is_not_used_without_apparmor_parser(apparmor_host):
     (apparmor_host / "apparmor_parser").unlink()
     assert apparmor_profile.profile(HostConfig()) == "" and not apparmor_profile.has_default()
     assert apparmor_profile.profile(HostConfig(security_opt=["apparmor=mine"])) == "mine"
@@ -151,7 +151,7 @@ def test_default_apparmor_profile_needs_apparmor_parser(apparmor_host):
         ({"devices": [Device("/dev/null", "/dev/x", "rwx")]}, "invalid device mode: rwx"),
     ],
 )
-def test_invalid_limits_are_refused(given, message):
+def test_invalid_resource_limits_are_refused(given, message):
     with pytest.raises(InvalidParameter, match=message):
         limits.check(Resources(**given), V1)
 
@@ -174,7 +174,7 @@ def test_unsupported_limits_are_discarded_with_a_warning():
     assert "no memory limit is set" in limits.check(Resources(oom_kill_disable=True), V1)[0]
 
 
-def test_unlimited_ulimits_and_free_lists_are_accepted():
+def test_valid_ulimits_cpusets_and_device_limits_are_accepted():
     limits.check(Resources(ulimits=[Ulimit("core", -1, -1), Ulimit("nofile", hard=-1, soft=5)], cpuset_cpus="0,1"), V1)
     limits.check(Resources(blkio_device_read_bps=[ThrottleDevice("/dev/x", 5)]), V1)
 
@@ -201,7 +201,7 @@ def test_invalid_binds_are_refused(text):
         mount_spec.parse_bind(text)
 
 
-def test_empty_mode_is_ignored():
+def test_empty_mode_in_a_bind_string_is_ignored():
     assert mount_spec.parse_bind("/a:/b:") == mount_spec.parse_bind("/a:/b")
 
 
@@ -242,7 +242,7 @@ def test_invalid_mounts_are_refused(spec, message):
         mount_spec.parse_spec(spec)
 
 
-def test_options_of_a_tmpfs_override_its_defaults():
+def test_options_of_a_tmpfs_mount_override_default_options():
     made = mount_spec.parse_spec(
         MountSpec(type="tmpfs", target="/x", tmpfs_options=TmpfsOptions(size_bytes=4096, mode=0o700, options=[["exec"]]))
     )
@@ -356,7 +356,7 @@ def test_cdi_device_applies_the_edits_of_its_file(tmp_path):
     assert spec["linux"]["intelRdt"] == {"closID": "x", "enableCMT": True}
 
 
-def test_cdi_device_of_a_later_directory_wins_and_a_conflict_within_a_directory_drops_the_device(tmp_path):
+def test_cdi_device_of_a_later_directory_is_used_and_a_duplicate_within_a_directory_is_refused(tmp_path):
     def write(path: str, value: str, device: str = "d") -> None:
         Path(tmp_path, path).parent.mkdir(exist_ok=True)
         text = '{"cdiVersion":"0.3.0","kind":"v.com/c","devices":[{"name":"%s","containerEdits":{"env":["X=%s"]}}]}'
@@ -423,7 +423,7 @@ def test_missing_device_node_is_reported(tmp_path):
 GPU = [["gpu"]]
 
 
-def test_gpus_without_the_toolkit_are_refused(monkeypatch):
+def test_gpu_requests_without_the_nvidia_toolkit_are_refused(monkeypatch):
     monkeypatch.setenv("PATH", "/nowhere")
     for request, text in (
         (DeviceRequest(count=-1, capabilities=GPU), 'could not select device driver "" with capabilities: [[gpu]]'),
@@ -447,7 +447,7 @@ def test_gpus_without_the_toolkit_are_refused(monkeypatch):
         (DeviceRequest(driver="nvidia", count=1), ["NVIDIA_VISIBLE_DEVICES=0"]),
     ],
 )
-def test_gpus_are_injected_by_nvidias_hook(tmp_path, monkeypatch, request_, env):
+def test_gpu_request_adds_the_nvidia_hook_and_its_environment_variables(tmp_path, monkeypatch, request_, env):
     hook = tmp_path / "nvidia-container-runtime-hook"
     hook.touch(0o755)
     monkeypatch.setenv("PATH", str(tmp_path))

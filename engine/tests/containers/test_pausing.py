@@ -14,7 +14,7 @@ from orlop_engine.types.containers import RestartPolicy
 from orlop_sdk import Conflict, DriverError, Unavailable
 
 
-def test_pause_and_unpause_are_announced(tmp_path, monkeypatch, runtime):
+def test_pause_and_unpause_publish_events(tmp_path, monkeypatch, runtime):
     async def main():
         async with engine_fixture(tmp_path, monkeypatch) as h:
             await h.containers.start(h.container)
@@ -62,7 +62,7 @@ def test_pause_between_restarts_is_refused(tmp_path, monkeypatch, runtime):
     run_fast(main)
 
 
-def test_pause_waits_for_the_start_that_is_due_when_the_daemon_starts(tmp_path, monkeypatch, runtime):
+def test_pause_waits_until_the_starting_daemon_has_started_the_container(tmp_path, monkeypatch, runtime):
     async def main():
         async with engine_fixture(tmp_path, monkeypatch) as h, trio.open_nursery() as nursery:
             h.container.owed_start = tried = trio.Event()
@@ -115,7 +115,7 @@ def test_pause_of_a_container_that_has_just_ended_is_refused(tmp_path, monkeypat
     run_fast(main)
 
 
-def test_failed_pause_is_undone_for_a_client_that_left(tmp_path, monkeypatch, runtime):
+def test_failed_pause_is_undone_even_if_the_client_has_disconnected(tmp_path, monkeypatch, runtime):
     """When the runtime fails, its freeze request stays in force, and could freeze the container later."""
 
     async def main():
@@ -159,7 +159,7 @@ def test_engine_does_not_resume_a_container_that_a_user_paused(tmp_path, monkeyp
     run_fast(main)
 
 
-def test_engine_resumes_a_container_that_was_never_frozen(tmp_path, monkeypatch, runtime):
+def test_engine_clears_the_pause_mark_of_a_container_that_was_never_frozen(tmp_path, monkeypatch, runtime):
     async def main():
         async with engine_fixture(tmp_path, monkeypatch) as h:
             await h.containers.start(h.container)
@@ -170,7 +170,7 @@ def test_engine_resumes_a_container_that_was_never_frozen(tmp_path, monkeypatch,
     run_fast(main)
 
 
-def test_resume_is_committed_before_the_container_runs(tmp_path, monkeypatch, runtime):
+def test_resume_is_recorded_before_the_runtime_resumes_the_container(tmp_path, monkeypatch, runtime):
     """After a crash, the next daemon can see that a container is frozen, but only the row can tell it that the container
     should run."""
 

@@ -75,7 +75,7 @@ def test_outdated_prepared_sandbox_is_ended_before_the_start(tmp_path, monkeypat
     with_engine_fixture(tmp_path, monkeypatch, body)
 
 
-def test_prepared_sandbox_without_a_start_is_ended(tmp_path, monkeypatch):
+def test_unused_prepared_sandbox_is_ended_after_a_while(tmp_path, monkeypatch):
     async def body(h, forge):
         prepared_sandbox.begin(h.ports, h.container, wanted(h), FakeRuntime())
         await trio.sleep(3)
@@ -95,7 +95,7 @@ def test_removal_ends_the_prepared_sandbox(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("error", [DriverError("no such layer"), OSError(28, "No space left on device")])
-def test_failure_to_prepare_is_left_to_the_start(tmp_path, monkeypatch, error):
+def test_failed_preparation_leaves_no_prepared_sandbox_for_the_start(tmp_path, monkeypatch, error):
     async def body(h, forge):
         forge.error = error
         prepared_sandbox.begin(h.ports, h.container, wanted(h), FakeRuntime())

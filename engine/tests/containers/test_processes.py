@@ -16,7 +16,7 @@ from orlop_engine.containers.processes import parse
 from orlop_sdk import Conflict, DriverError, Outcome
 
 
-def test_threads_follow_their_process() -> None:
+def test_threads_are_listed_after_their_process() -> None:
     """With the option `m`, the lines of threads have no pid. They belong to the process in the last line that has a pid."""
     output = (
         "  PID TTY STAT TIME COMMAND\n 1 ? - 0:00 init\n - - S 0:00 -\n 7 ? - 0:00 sleep  40\n - - S 0:00 -\n 8 ? - 0:00 x\n"
@@ -25,7 +25,7 @@ def test_threads_follow_their_process() -> None:
     assert found.rows == [["7", "?", "-", "0:00", "sleep 40"], ["-", "-", "S", "0:00", "-"]]
 
 
-def test_the_last_column_has_single_blanks_as_dockerds() -> None:
+def test_blanks_in_the_last_column_are_collapsed_as_by_dockerd() -> None:
     assert parse("PID CMD\n5   \\_ a  b\n\n", [5]).rows == [["5", "\\_ a b"]]
 
 
@@ -58,7 +58,7 @@ def test_empty_process_list_means_that_the_container_has_ended(
 
 
 @pytest.mark.parametrize(("ends", "error"), [(True, Conflict), (False, DriverError)])
-def test_process_list_of_a_container_that_the_runtime_has_forgotten(
+def test_failed_process_list_is_a_conflict_if_the_container_exits_within_a_moment(
     monkeypatch: pytest.MonkeyPatch, ends: bool, error: type[Exception]
 ) -> None:
     """A failure of the runtime is reported, unless the container exits within a moment."""
