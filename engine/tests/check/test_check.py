@@ -335,7 +335,7 @@ def test_check_of_the_engine_reports_nothing_if_the_database_is_damaged() -> Non
     assert found(spoil) == []
 
 
-def test_files_of_quarantined_rows_are_kept() -> None:
+def test_check_does_not_report_files_of_quarantined_rows() -> None:
     def spoil(facts: Facts) -> None:
         facts.database = facts.database._replace(quarantined=(("containers", STRANGER, "why"),))
         facts.directories |= {STRANGER}
@@ -352,7 +352,7 @@ def test_init_layer_whose_layer_below_exists_is_not_reported(chain: str) -> None
     assert found(spoil) == []
 
 
-def test_layers_of_a_removed_image_are_kept_for_containers() -> None:
+def test_check_does_not_report_layers_that_containers_of_a_removed_image_use() -> None:
     def spoil(facts: Facts) -> None:
         facts.database.rows["images"].clear()
         facts.blobs = {}

@@ -138,9 +138,7 @@ def ran_before(h, name="db", key=WELL, code=0, **host):
 # --- a monitor that does not answer ---------------------------------------------------------------------------------
 
 
-def test_container_with_a_silent_monitor_delays_no_others_and_is_adopted_when_the_monitor_answers(
-    tmp_path, monkeypatch, caplog
-):
+def test_container_with_a_silent_monitor_delays_no_other_containers_and_is_adopted_later(tmp_path, monkeypatch, caplog):
     async def test(h, left):
         sick, monitor = left.add("sick", SICK, sick=True)
         well, _ = left.add("well", WELL)

@@ -84,9 +84,9 @@ def test_exec_fails_and_ends_if_its_files_cannot_be_written(tmp_path, monkeypatc
 
 
 @pytest.mark.parametrize(("kept", "quiet"), [(False, False), (None, True)])
-def test_exec_uses_the_settings_of_the_containers_start(tmp_path, monkeypatch, kept, quiet):
-    """The default may have changed by a reload. The row of an older daemon does not contain the setting. An exec does not
-    need the init program."""
+def test_exec_uses_the_no_new_privileges_setting_of_the_containers_start(tmp_path, monkeypatch, kept, quiet):
+    """The default may have changed by a reload. If the row of an older daemon lacks the setting, the
+    current default is used. An exec does not need the init program."""
 
     async def main():
         async with engine_fixture(tmp_path, monkeypatch, init=True) as h:

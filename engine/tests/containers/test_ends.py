@@ -89,7 +89,7 @@ class Volumes:
 
 
 @pytest.mark.parametrize("by", ["the end of --rm", "rm -v"])
-def test_removal_is_published_after_the_row_is_deleted_and_answered_after_the_files_are_removed(tmp_path, monkeypatch, by):
+def test_removal_is_published_after_row_deletion_and_answered_after_file_removal(tmp_path, monkeypatch, by):
     """The event is published after the row was deleted. The request is answered after the files were removed."""
 
     async def main():

@@ -263,7 +263,7 @@ def test_invalid_tmpfs_options_are_refused(word: str, name: str) -> None:
         mount_spec.plan(HostConfig(tmpfs={"/t": word}), ())
 
 
-def test_device_without_device_nodes_is_refused(tmp_path: Path) -> None:
+def test_device_path_without_a_device_node_is_refused(tmp_path: Path) -> None:
     (tmp_path / "sub").mkdir()
     (tmp_path / "sub/file").write_text("")
     for path in (tmp_path, tmp_path / "sub/file"):

@@ -24,7 +24,7 @@ ANONYMOUS = MountRecord("volume", "/v", name="anon", anonymous=True)
 
 
 @pytest.mark.parametrize("force", [False, True])
-def test_removal_in_progress_is_a_conflict(tmp_path, monkeypatch, force):
+def test_removal_is_refused_while_another_removal_is_in_progress(tmp_path, monkeypatch, force):
     async def main():
         async with engine_fixture(tmp_path, monkeypatch) as h:
             with h.container.publish() as draft:
@@ -36,7 +36,7 @@ def test_removal_in_progress_is_a_conflict(tmp_path, monkeypatch, force):
     run_fast(main)
 
 
-def test_slower_of_two_removals_finds_no_container(tmp_path, monkeypatch):
+def test_second_of_two_concurrent_removals_fails_with_not_found(tmp_path, monkeypatch):
     async def main():
         async with engine_fixture(tmp_path, monkeypatch) as h:
             failures = []
@@ -55,7 +55,7 @@ def test_slower_of_two_removals_finds_no_container(tmp_path, monkeypatch):
     run_fast(main)
 
 
-def test_running_container_is_refused_without_waiting_for_its_stop(tmp_path, monkeypatch):
+def test_removal_of_a_running_container_is_refused_at_once(tmp_path, monkeypatch):
     async def main():
         async with engine_fixture(tmp_path, monkeypatch) as h:
             await h.containers.start(h.container)
@@ -66,7 +66,7 @@ def test_running_container_is_refused_without_waiting_for_its_stop(tmp_path, mon
     run_fast(main)
 
 
-def test_container_that_was_started_meanwhile_is_not_removed(tmp_path, monkeypatch):
+def test_container_that_is_started_while_a_removal_waits_is_not_removed(tmp_path, monkeypatch):
     async def main():
         async with engine_fixture(tmp_path, monkeypatch) as h:
 
@@ -83,7 +83,7 @@ def test_container_that_was_started_meanwhile_is_not_removed(tmp_path, monkeypat
     run_fast(main)
 
 
-def test_forced_removal_ends_a_run_that_began_while_it_waited(tmp_path, monkeypatch):
+def test_forced_removal_kills_a_container_that_was_started_while_the_removal_waited(tmp_path, monkeypatch):
     """A restart waits for the cleanup of the last monitor. It starts the container after the removal has looked for a
     process to kill."""
 
@@ -108,7 +108,7 @@ def test_forced_removal_ends_a_run_that_began_while_it_waited(tmp_path, monkeypa
 # --- steps ----------------------------------------------------------------------------------------------------------
 
 
-def test_exit_is_announced_before_the_removal(tmp_path, monkeypatch):
+def test_die_event_is_published_before_the_destroy_event(tmp_path, monkeypatch):
     """The row of the exit is still being written when the removal begins."""
 
     async def main():
@@ -128,7 +128,7 @@ def test_exit_is_announced_before_the_removal(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("volumes", [False, True])
-def test_requested_removal_of_anonymous_volumes_is_recorded_first(tmp_path, monkeypatch, volumes):
+def test_removal_of_anonymous_volumes_is_recorded_before_the_volumes_are_removed(tmp_path, monkeypatch, volumes):
     """The intent to remove the volumes is committed together with the deletion of the row. After a crash, the next start of
     the daemon removes the volumes."""
 
@@ -187,7 +187,7 @@ def test_removal_leaves_nothing(tmp_path, monkeypatch):
 # --- --rm and prune -------------------------------------------------------------------------------------------------
 
 
-def test_container_with_rm_that_was_started_again_stays(tmp_path, monkeypatch):
+def test_automatic_removal_skips_a_container_that_was_started_again(tmp_path, monkeypatch):
     async def main():
         async with engine_fixture(tmp_path, monkeypatch, auto_remove=True) as h:
             await h.containers.start(h.container)
@@ -197,7 +197,7 @@ def test_container_with_rm_that_was_started_again_stays(tmp_path, monkeypatch):
     run_fast(main)
 
 
-def test_failed_removal_by_rm_wakes_waiters(tmp_path, monkeypatch):
+def test_wait_requests_end_if_the_automatic_removal_fails(tmp_path, monkeypatch):
     """`docker run --rm` returns, and the container is shown as dead."""
 
     async def main():
@@ -266,7 +266,7 @@ def test_run_directory_of_a_container_without_a_row_is_removed(tmp_path, monkeyp
 
 
 @pytest.mark.parametrize("image", ["there", "removed"])
-def test_lost_snapshot_is_made_again(tmp_path, monkeypatch, caplog, image):
+def test_missing_snapshot_is_created_again_at_daemon_start_if_the_image_exists(tmp_path, monkeypatch, caplog, image):
     """After a power failure, a snapshot is missing if its writes had not reached the disk."""
 
     async def main():

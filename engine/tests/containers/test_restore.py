@@ -33,7 +33,7 @@ def sandbox(key):
 
 
 @pytest.mark.parametrize("live_restore", [True, False])
-def test_quarantined_containers_that_run_keep_their_addresses_and_files(tmp_path, monkeypatch, live_restore):
+def test_running_quarantined_containers_keep_addresses_and_files_only_with_live_restore(tmp_path, monkeypatch, live_restore):
     async def main():
         async with engine_fixture(tmp_path, monkeypatch) as h:
             no_threads(monkeypatch)
@@ -72,7 +72,7 @@ def test_daemon_knows_whether_any_container_is_alive(tmp_path, monkeypatch, what
 # --- remains ------------------------------------------------------------------------------------------------------------
 
 
-def test_runs_without_a_row_are_ended_and_removed(tmp_path, monkeypatch):
+def test_processes_without_a_container_row_are_killed_and_their_run_directories_are_removed(tmp_path, monkeypatch):
     with subprocess.Popen(["sleep", "60"]) as process:
         killed = []
 
@@ -153,7 +153,7 @@ def test_container_with_rm_that_has_ended_is_removed_when_the_daemon_starts(tmp_
     run_fast(main)
 
 
-def test_container_created_during_the_boot_is_not_started(tmp_path, monkeypatch):
+def test_container_created_while_the_daemon_starts_is_not_started(tmp_path, monkeypatch):
     async def main():
         async with engine_fixture(tmp_path, monkeypatch, restart_policy=RestartPolicy(name="always")) as h:
             h.container.record.started_before, h.container.record.state = True, State(Phase.EXITED, started_ns=1)
@@ -185,7 +185,7 @@ class _Limits:
         (None, _Limits(default_stop_timeout=-1), 15),
     ],
 )
-def test_stop_when_the_daemon_starts_has_a_limit(tmp_path, monkeypatch, own, limits, seconds):
+def test_time_limit_of_a_stop_at_daemon_start_is_finite(tmp_path, monkeypatch, own, limits, seconds):
     """A container may have an infinite stop timeout, but the daemon's start must end."""
 
     async def main():
@@ -196,7 +196,7 @@ def test_stop_when_the_daemon_starts_has_a_limit(tmp_path, monkeypatch, own, lim
     run_fast(main)
 
 
-def test_shutdown_takes_no_longer_than_its_containers(tmp_path, monkeypatch):
+def test_shutdown_takes_no_longer_than_the_stops_of_the_containers(tmp_path, monkeypatch):
     async def main():
         async with engine_fixture(tmp_path, monkeypatch) as h:
             h.container.record.config.stop_timeout = 0

@@ -53,18 +53,18 @@ def test_row_of_schema_0_is_read(which):
     assert decode(packed(again)) == record
 
 
-def test_row_contains_a_schema_and_a_phase_and_no_booleans():
+def test_row_contains_a_schema_number_and_a_phase_instead_of_state_booleans():
     row = json.loads(encode(decode(packed(OLD["paused"]))))
     assert row["schema"] == SCHEMA == 1 and row["state"]["phase"] == "paused"
     assert not BOOLEANS & row["state"].keys()
 
 
-def test_booleans_in_a_row_of_this_schema_are_ignored():
+def test_state_booleans_in_a_row_of_the_current_schema_are_ignored():
     row = json.loads(encode(decode(packed(OLD["exited"]))))
     assert decode(packed(row | {"state": row["state"] | {"running": True}})).state.phase is Phase.EXITED
 
 
-def test_a_row_without_a_state_is_of_a_new_container():
+def test_row_without_a_state_is_read_as_the_row_of_a_new_container():
     old = {name: value for name, value in OLD["created"].items() if name != "state"}
     assert decode(packed(old)).state == State()
 
@@ -74,7 +74,7 @@ def spoiled(key, **state):
     return row | {"id": key, "name": key[:4]} | ({"state": row["state"] | state} if state else {})
 
 
-def test_only_the_invalid_row_is_quarantined(tmp_path, monkeypatch):
+def test_invalid_rows_are_quarantined_and_valid_rows_are_loaded(tmp_path, monkeypatch):
     keys = [letter * 64 for letter in "abdef"]
     rows = {
         keys[0]: packed(spoiled(keys[0])),
@@ -139,7 +139,7 @@ def test_row_with_another_id_or_the_name_of_another_container_is_quarantined(tmp
     loaded(tmp_path, monkeypatch, rows, test)
 
 
-def test_addresses_of_a_quarantined_container_are_known(tmp_path, monkeypatch):
+def test_addresses_of_a_quarantined_container_are_read_from_its_row(tmp_path, monkeypatch):
     """A quarantined container may be running, so no other container may get its addresses. A sandbox of another container is
     ignored."""
     own, others = "a" * 64, "b" * 64
@@ -159,7 +159,7 @@ def test_addresses_of_a_quarantined_container_are_known(tmp_path, monkeypatch):
     loaded(tmp_path, monkeypatch, rows, test)
 
 
-def test_labels_of_an_image_that_decide_about_access_are_removed(tmp_path, monkeypatch):
+def test_image_labels_that_control_access_are_removed_from_containers_when_rows_are_loaded(tmp_path, monkeypatch):
     """A listener may have been added since the container was created."""
     key = "a" * 64
     row = spoiled(key)
@@ -173,7 +173,7 @@ def test_labels_of_an_image_that_decide_about_access_are_removed(tmp_path, monke
 
 
 @pytest.mark.parametrize("full", [False, True])
-def test_a_save_begins_a_new_revision(tmp_path, monkeypatch, full):
+def test_every_save_of_a_container_row_changes_the_revision(tmp_path, monkeypatch, full):
     """Encoded answers about the container are not used any more, even if its row cannot be written."""
 
     async def main():

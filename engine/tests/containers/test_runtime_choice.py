@@ -16,7 +16,7 @@ def config(tmp_path, **runtimes: RuntimeEntry) -> Config:
     return Config(exec_root=str(tmp_path), data_root=str(tmp_path), runtimes=runtimes)
 
 
-def test_a_runtime_type_names_the_driver(tmp_path, monkeypatch):
+def test_key_runtime_type_selects_the_runtime_driver(tmp_path, monkeypatch):
     asked = []
 
     def find(kind, name):
@@ -30,14 +30,14 @@ def test_a_runtime_type_names_the_driver(tmp_path, monkeypatch):
     assert asked == [("runtime", "mine"), ("runtime", "runc")]
 
 
-def test_unknown_runtime_driver_lists_the_installed_ones(tmp_path, monkeypatch):
+def test_error_about_an_unknown_runtime_driver_lists_the_installed_drivers(tmp_path, monkeypatch):
     monkeypatch.setattr(plugins, "installed", lambda kind: ["runc"])
     drivers = Drivers(config(tmp_path, mine=RuntimeEntry(runtime_type="nobody-has-this")))
     with pytest.raises(InvalidParameter, match="installed runtime drivers are: runc"):
         trio.run(drivers.runtime, "mine")
 
 
-def test_unknown_runtime_lists_the_configured_ones(tmp_path, monkeypatch):
+def test_error_about_an_unknown_runtime_lists_the_configured_runtimes(tmp_path, monkeypatch):
     monkeypatch.setattr("shutil.which", lambda name: None)
     with pytest.raises(InvalidParameter, match=r"unknown or invalid runtime name: no \(configured: runc\)"):
         trio.run(Drivers(config(tmp_path)).runtime, "no")
@@ -74,7 +74,7 @@ def test_containerd_shims_are_refused(tmp_path):
         ("network", "null", "network-drivers/null"),
     ],
 )
-def test_no_two_drivers_share_a_directory(tmp_path, monkeypatch, kind, name, place):
+def test_each_driver_has_a_directory_of_its_own(tmp_path, monkeypatch, kind, name, place):
     contexts = []
 
     def make(context):
@@ -88,7 +88,7 @@ def test_no_two_drivers_share_a_directory(tmp_path, monkeypatch, kind, name, pla
     assert (tmp_path / place).is_dir()
 
 
-def test_missing_driver_of_a_runtime_is_a_problem_unless_containers_run(tmp_path, monkeypatch, caplog):
+def test_missing_runtime_driver_is_a_configuration_error_unless_containers_run(tmp_path, monkeypatch, caplog):
     monkeypatch.setattr(plugins, "installed", lambda kind: ["runc"])
     wanted = config(tmp_path, mine=RuntimeEntry(runtime_type="nobody-has-this"))
 

@@ -71,14 +71,14 @@ def changed(before, after):
     return {name: value for name, value in asdict(after).items() if name != "phase" and value != old[name]}
 
 
-def test_the_table_names_every_pair_of_event_and_phase():
+def test_transition_table_contains_every_pair_of_event_and_phase():
     assert ROWS[0] == PHASES == [phase.value for phase in Phase]
     assert [row[0] for row in ROWS[1:]] == [event.value for event in Event] == [event.value for event in APPLY]
     assert set(TRANSITIONS) == set(Phase) and len(PAIRS) == len(Phase) * len(Event)
 
 
 @pytest.mark.parametrize(("event", "phase", "target"), PAIRS)
-def test_each_pair_is_allowed_or_refused(event, phase, target):
+def test_each_event_is_allowed_or_refused_as_the_transition_table_says(event, phase, target):
     before = state_in(Phase(phase))
     if target == "-":
         with pytest.raises(
@@ -107,7 +107,7 @@ def test_each_pair_is_allowed_or_refused(event, phase, target):
         (Event.ADOPTED, {"pid": 7, "pid_start_time": 8, "exit_code": 0, "error": "", "started_ns": 9}),
     ],
 )
-def test_events_without_a_process_set_their_fields(event, fields):
+def test_events_of_a_container_without_a_process_set_their_fields(event, fields):
     before = state_in(Phase.RESTARTING)
     assert changed(before, APPLY[event](before)) == fields
 
@@ -121,12 +121,12 @@ def test_events_without_a_process_set_their_fields(event, fields):
         (Event.WILL_RESTART, {"pid": 0, "pid_start_time": 0, "oom_killed": False, "exit_code": 3, "finished_ns": 20}),
     ],
 )
-def test_events_with_a_process_set_their_fields(event, fields):
+def test_events_of_a_container_with_a_process_set_their_fields(event, fields):
     before = state_in(Phase.RUNNING)
     assert changed(before, APPLY[event](before)) == fields
 
 
-def test_other_events_set_their_fields():
+def test_resume_announcement_oom_and_unseen_exit_events_set_their_fields():
     assert changed(state_in(Phase.PAUSED), state_in(Phase.PAUSED).after_resume()) == {}
     assert changed(state_in(Phase.EXITED), state_in(Phase.EXITED).after_start_announcement()) == {}
     assert changed(state_in(Phase.EXITED), state_in(Phase.EXITED).after_failed_auto_remove()) == {}
@@ -135,7 +135,7 @@ def test_other_events_set_their_fields():
     assert unseen == State(Phase.EXITED, oom_killed=True, exit_code=3, started_ns=15, finished_ns=20)
 
 
-def test_container_that_has_never_run_returns_to_created():
+def test_container_that_has_never_run_returns_to_phase_created_after_a_failed_start():
     """When the daemon starts, it announces a start that a crash of the last daemon interrupted. Then this start fails, or a
     client stops the container before it is started."""
     announced = State().after_start_announcement()
@@ -155,7 +155,7 @@ def test_container_that_has_never_run_returns_to_created():
         (Phase.DEAD, ("dead",)),
     ],
 )
-def test_each_phase_has_its_status_and_booleans(phase, booleans):
+def test_each_phase_determines_dockers_status_and_state_booleans(phase, booleans):
     state = State(phase)
     assert tuple(name for name in ("running", "paused", "restarting", "dead") if getattr(state, name)) == booleans
     assert state.status == phase.value

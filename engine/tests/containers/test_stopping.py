@@ -37,7 +37,7 @@ def record_signals(h, into):
         ("HUP", ["pause", 1]),
     ],
 )
-def test_paused_container_is_resumed_for_a_signal_that_ends_it(tmp_path, monkeypatch, runtime, operation, order):
+def test_paused_container_is_resumed_so_that_a_fatal_signal_can_end_it(tmp_path, monkeypatch, runtime, operation, order):
     async def main():
         async with engine_fixture(tmp_path, monkeypatch) as h:
             h.container.record.config.stop_signal = "TERM"
@@ -70,7 +70,7 @@ def test_failed_resume_does_not_prevent_a_kill(tmp_path, monkeypatch, runtime, c
 # --- stop -----------------------------------------------------------------------------------------------------------
 
 
-def test_stop_without_a_timeout_kills_at_once(tmp_path, monkeypatch):
+def test_stop_with_timeout_zero_kills_the_container_at_once(tmp_path, monkeypatch):
     async def main():
         async with engine_fixture(tmp_path, monkeypatch) as h:
             await h.containers.start(h.container)
@@ -96,7 +96,7 @@ def test_monitor_that_does_not_answer_is_killed(tmp_path, monkeypatch, runtime):
     run_fast(main)
 
 
-def test_container_that_survives_a_kill_is_an_error(tmp_path, monkeypatch, runtime):
+def test_stop_fails_if_the_container_survives_sigkill(tmp_path, monkeypatch, runtime):
     async def main():
         async with engine_fixture(tmp_path, monkeypatch) as h:
             await h.containers.start(h.container)
@@ -111,7 +111,7 @@ def test_container_that_survives_a_kill_is_an_error(tmp_path, monkeypatch, runti
 # --- kill -----------------------------------------------------------------------------------------------------------
 
 
-def test_kill_waits_for_the_start_that_is_due_when_the_daemon_starts(tmp_path, monkeypatch):
+def test_kill_waits_until_the_starting_daemon_has_started_the_container(tmp_path, monkeypatch):
     async def main():
         async with engine_fixture(tmp_path, monkeypatch) as h, trio.open_nursery() as nursery:
             h.container.owed_start = tried = trio.Event()
@@ -124,7 +124,7 @@ def test_kill_waits_for_the_start_that_is_due_when_the_daemon_starts(tmp_path, m
     run_fast(main)
 
 
-def test_signal_that_the_monitor_cannot_send_is_an_error(tmp_path, monkeypatch):
+def test_kill_fails_if_the_monitor_cannot_send_the_signal(tmp_path, monkeypatch):
     async def main():
         async with engine_fixture(tmp_path, monkeypatch) as h:
             await h.containers.start(h.container)
@@ -140,7 +140,7 @@ def test_signal_that_the_monitor_cannot_send_is_an_error(tmp_path, monkeypatch):
     run_fast(main)
 
 
-def test_kill_of_a_container_that_ends_meanwhile_says_so(tmp_path, monkeypatch):
+def test_kill_of_a_container_that_exits_meanwhile_fails_with_not_running(tmp_path, monkeypatch):
     async def main():
         async with engine_fixture(tmp_path, monkeypatch) as h:
             await h.containers.start(h.container)

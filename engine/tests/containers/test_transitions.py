@@ -31,7 +31,7 @@ def test_container_that_cannot_be_resumed_stays_paused(tmp_path, monkeypatch, ru
     run_fast(main)
 
 
-def test_exit_during_a_failed_resume_is_kept(tmp_path, monkeypatch, runtime):
+def test_exit_during_a_failed_resume_is_recorded(tmp_path, monkeypatch, runtime):
     async def main():
         async with engine_fixture(tmp_path, monkeypatch) as h:
             await h.containers.start(h.container)
@@ -51,7 +51,7 @@ def test_exit_during_a_failed_resume_is_kept(tmp_path, monkeypatch, runtime):
 
 
 @pytest.mark.parametrize("held", [False, True])
-def test_container_that_ends_during_its_pause_is_recorded_as_exited(tmp_path, monkeypatch, runtime, held):
+def test_container_that_exits_while_it_is_being_paused_is_recorded_as_exited(tmp_path, monkeypatch, runtime, held):
     async def main():
         async with engine_fixture(tmp_path, monkeypatch) as h:
             await h.containers.start(h.container)
@@ -120,7 +120,7 @@ def test_a_dead_container_is_not_started(tmp_path, monkeypatch, operation):
     run_fast(main)
 
 
-def test_a_failed_automatic_removal_leaves_a_dead_container(tmp_path, monkeypatch):
+def test_container_is_shown_as_dead_if_its_automatic_removal_fails(tmp_path, monkeypatch):
     async def main():
         async with engine_fixture(tmp_path, monkeypatch, auto_remove=True) as h:
             await h.containers.start(h.container)
@@ -138,7 +138,7 @@ def test_a_failed_automatic_removal_leaves_a_dead_container(tmp_path, monkeypatc
     run_fast(main)
 
 
-def test_a_start_that_the_table_refuses_is_undone(tmp_path, monkeypatch):
+def test_start_that_the_state_machine_refuses_is_undone(tmp_path, monkeypatch):
     async def main():
         async with engine_fixture(tmp_path, None) as h:
             real = RealLaunch(h, monkeypatch)

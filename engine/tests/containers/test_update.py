@@ -18,7 +18,7 @@ def test_update_changes_only_the_given_fields():
     assert merge(host, UpdateRequest()) == host
 
 
-def test_limits_by_device_are_replaced_removed_or_kept():
+def test_update_replaces_removes_or_keeps_device_limits():
     old, new = [ThrottleDevice("/dev/a", 1)], [ThrottleDevice("/dev/b", 2)]
     host = HostConfig(blkio_device_read_bps=old, blkio_device_write_bps=old)
     after = merge(host, UpdateRequest(blkio_device_read_bps=new, blkio_device_write_bps=[]))
@@ -27,7 +27,7 @@ def test_limits_by_device_are_replaced_removed_or_kept():
 
 
 @pytest.mark.parametrize("limit", [0, -1, -5])
-def test_unlimited_pids_are_stored_as_one_value(limit):
+def test_every_spelling_of_unlimited_pids_is_stored_as_zero(limit):
     assert merge(HostConfig(pids_limit=5), UpdateRequest(pids_limit=limit)).pids_limit == 0
 
 
@@ -59,7 +59,7 @@ def test_conflicting_limits_are_refused(host, request_, words):
         merge(HostConfig(**host), UpdateRequest(**request_))
 
 
-def test_unlimited_swap_stays_unlimited():
+def test_memory_update_keeps_unlimited_swap():
     assert merge(HostConfig(memory_swap=-1), UpdateRequest(memory=65 * MB)).memory == 65 * MB
 
 
@@ -72,6 +72,6 @@ def test_unlimited_swap_stays_unlimited():
         ({"memory_swappiness": 3}, "MemorySwappiness"),
     ],
 )
-def test_fixed_settings_are_refused(given, name):
+def test_update_of_settings_that_cannot_change_is_refused(given, name):
     with pytest.raises(InvalidParameter, match=f"cannot update {name}"):
         merge(HostConfig(), UpdateRequest(**given))

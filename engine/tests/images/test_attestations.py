@@ -41,7 +41,7 @@ def image(content: ContentStore, *layers: dict[str, Any], others: tuple[str, ...
     return Image(record, ImageDocument(), b"", Names())
 
 
-def test_statements_are_selected_by_type_and_returned_unchanged(content: ContentStore) -> None:
+def test_attestation_statements_are_selected_by_type_and_returned_unchanged(content: ContentStore) -> None:
     one, two = kept(content, b'{ "predicate": 1 }', b'{"packages": []}')
     found = image(content, part(one), part(two, PACKAGES), others=(one, two))
     short = attestations(content, found, (), statements=False)
@@ -54,7 +54,7 @@ def test_statements_are_selected_by_type_and_returned_unchanged(content: Content
     assert attestations(content, found, {"https://example.com/other"}, statements=True) == []
 
 
-def test_unreadable_statements_are_left_out(content: ContentStore, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_unreadable_attestation_statements_are_left_out(content: ContentStore, monkeypatch: pytest.MonkeyPatch) -> None:
     good, broken, big = kept(content, b"{}", b"not JSON", b'"' + b"x" * 5000 + b'"')
     missing = "sha256:" + "0" * 64
     found = image(
@@ -71,19 +71,23 @@ def test_unreadable_statements_are_left_out(content: ContentStore, monkeypatch: 
     assert len(attestations(content, found, (), statements=False)) == 4
 
 
-def test_the_number_of_statements_is_limited(content: ContentStore, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_number_of_returned_attestation_statements_is_limited(
+    content: ContentStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (one,) = kept(content, b"{}")
     monkeypatch.setattr(module, "_MAX_STATEMENTS", 3)
     assert len(attestations(content, image(content, *[part(one)] * 10), (), statements=False)) == 3
 
 
-def test_a_large_blob_is_no_manifest(content: ContentStore, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_blob_above_the_size_limit_is_not_read_as_an_attestation_manifest(
+    content: ContentStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (one,) = kept(content, b"{}")
     found = image(content, part(one))
     monkeypatch.setattr(module, "MAX_MANIFEST", 10)
     assert attestations(content, found, (), statements=False) == []
 
 
-def test_an_image_without_attestations_has_none(content: ContentStore) -> None:
+def test_attestation_list_of_an_image_without_an_index_is_empty(content: ContentStore) -> None:
     bare = Image(ImageRecord("sha256:1", ()), ImageDocument(), b"", Names())
     assert attestations(content, bare, (), statements=True) == []

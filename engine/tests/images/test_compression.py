@@ -42,7 +42,7 @@ def compressed(kind: Compression, size: int) -> bytes:
 
 
 @pytest.mark.parametrize("size", [1000, 65_536, compression._BLOCK, 1 << 20, 1 << 22])
-def test_blocks_are_compressed_separately(size: int) -> None:
+def test_tar_data_is_divided_into_equal_blocks_for_any_size_of_reads(size: int) -> None:
     blocks = list(_blocks(cut(size)))
     assert b"".join(blocks) == DATA
     assert {len(block) for block in blocks[:-1]} == {compression._BLOCK}

@@ -38,7 +38,7 @@ capabilities = ["pull", "resolve", "push"]
 """
 
 
-def test_all_keys_of_a_file_are_read() -> None:
+def test_all_keys_of_hosts_toml_are_read() -> None:
     found = parse(FULL, "/etc/certs.d/registry.example.com/hosts.toml")
     mirror, plain, harbor = found.hosts
     assert mirror.url == "https://mirror.example.com/cache"
@@ -53,7 +53,7 @@ def test_all_keys_of_a_file_are_read() -> None:
     assert found.server.url == "https://registry.example.com"
 
 
-def test_urls_of_hosts_are_normalized() -> None:
+def test_host_urls_in_hosts_toml_are_normalized() -> None:
     def url(text: str) -> str:
         return parse(f'server = "{text}"', "/x/hosts.toml").server.url
 
@@ -83,14 +83,14 @@ def test_urls_of_hosts_are_normalized() -> None:
         ("a = " + "[" * 5000, 1, ""),
     ],
 )
-def test_errors_name_file_line_and_reason(text: str, line: int, what: str) -> None:
+def test_errors_in_hosts_toml_contain_file_line_and_reason(text: str, line: int, what: str) -> None:
     with pytest.raises(DriverError) as caught:
         parse(text, "/etc/certs.d/a/hosts.toml")
     assert str(caught.value).startswith(f"/etc/certs.d/a/hosts.toml:{line}: {what}")
 
 
 @given(st.text(max_size=200) | st.lists(st.sampled_from(FULL.split(" ")), max_size=20).map(" ".join))
-def test_any_text_is_read_or_refused(text: str) -> None:
+def test_any_text_in_hosts_toml_is_parsed_or_refused_with_an_error(text: str) -> None:
     try:
         parse(text, "/x/hosts.toml")
     except DriverError as error:
@@ -108,7 +108,7 @@ def write(root: Path, directory: str, text: str) -> Path:
     return path
 
 
-def test_hosts_are_tried_before_the_registry_itself(tmp_path: Path) -> None:
+def test_hosts_in_hosts_toml_precede_the_registry_itself(tmp_path: Path) -> None:
     write(tmp_path, "b/r.example:5000", '[host."https://m.example"]\ncapabilities = ["pull"]\n[host."http://n.example"]')
     mirror, plain, own = endpoints(tmp_path, "r.example:5000/a:1")
     assert (mirror.url, mirror.mirror, mirror.capabilities, mirror.verify) == ("https://m.example", True, {"pull"}, True)
@@ -120,7 +120,7 @@ def test_hosts_are_tried_before_the_registry_itself(tmp_path: Path) -> None:
     assert len(endpoints(tmp_path, "other.example/a:1")) == 1
 
 
-def test_directories_of_a_registry_have_an_order_of_precedence(tmp_path: Path) -> None:
+def test_certificate_directories_of_a_registry_have_an_order_of_precedence(tmp_path: Path) -> None:
     """containerd's spelling has precedence over Docker's, the first root over the second, and any directory over
     `_default`."""
     write(tmp_path, "b/_default", 'server = "https://default.example"')
@@ -134,7 +134,7 @@ def test_directories_of_a_registry_have_an_order_of_precedence(tmp_path: Path) -
     assert [one.url for one in endpoints(tmp_path, "[::1]/a")] == ["https://default.example"]
 
 
-def test_hosts_of_docker_hub_include_its_mirrors(tmp_path: Path) -> None:
+def test_hosts_of_docker_hub_include_the_configured_registry_mirrors(tmp_path: Path) -> None:
     write(tmp_path, "a/docker.io", 'server = "https://docker.io"\n[host."https://m.example"]')
     first, second, hub = endpoints(tmp_path, "alpine", mirrors=("https://k.example",))
     assert (first.url, first.capabilities, first.namespace) == ("https://k.example", {"pull", "resolve"}, "")
@@ -142,7 +142,7 @@ def test_hosts_of_docker_hub_include_its_mirrors(tmp_path: Path) -> None:
     assert (hub.url, hub.mirror, hub.namespace) == ("https://registry-1.docker.io", False, "")
 
 
-def test_server_may_replace_the_registry(tmp_path: Path) -> None:
+def test_server_key_in_hosts_toml_replaces_the_registry_except_for_logins(tmp_path: Path) -> None:
     """The `server` in the file is not the registry to which the credentials belong, so it is treated as a mirror. Logins use
     the registry."""
     write(tmp_path, "a/r.example", 'server = "https://s.example/v2"')
@@ -179,7 +179,7 @@ def test_certificates_are_verified_except_with_skip_verify_or_on_loopback(tmp_pa
     ]
 
 
-def test_invalid_file_affects_its_registry_only(tmp_path: Path) -> None:
+def test_invalid_hosts_toml_affects_only_its_registry(tmp_path: Path) -> None:
     path = write(tmp_path, "a/r.example", "server = 1")
     with pytest.raises(DriverError, match=rf"^{path}:1: server: a URL is needed"):
         endpoints(tmp_path, "r.example/a")

@@ -30,7 +30,7 @@ def catalog(names: Mapping[str, Sequence[str]], parents: Mapping[str, str] | Non
     return result
 
 
-def test_names_are_looked_up_in_dockers_order() -> None:
+def test_image_names_are_looked_up_in_dockers_order() -> None:
     found = catalog({ONE: ["a:latest", f"a@{DIGEST}"], TWO: ["1111:latest"], THREE: []})
     for text in ("a", "a:latest", f"a@{DIGEST}", f"a:other@{DIGEST}", ONE, ONE[7:], "sha256:11", "docker.io/library/a"):
         assert found.resolve(text).id == ONE, text
@@ -49,7 +49,7 @@ def test_names_are_looked_up_in_dockers_order() -> None:
         (f"nope@{DIGEST}", f"No such image: nope@{DIGEST}"),
     ],
 )
-def test_unknown_names_are_not_found(text: str, message: str) -> None:
+def test_unknown_image_names_are_not_found(text: str, message: str) -> None:
     with pytest.raises(NotFound) as caught:
         catalog({ONE: []}).resolve(text)
     assert str(caught.value) == message
@@ -65,7 +65,7 @@ def test_ambiguous_prefixes_and_invalid_names_are_refused() -> None:
         found.resolve("")
 
 
-def test_moved_name_means_the_new_image() -> None:
+def test_name_that_is_moved_to_another_image_is_removed_from_the_old_image() -> None:
     found = catalog({ONE: ["a:latest"], TWO: ["b:latest"]})
     found.point(parse("a:latest"), TWO)
     assert (found.images[ONE].repo_tags, found.images[TWO].repo_tags) == ([], ["a:latest", "b:latest"])
@@ -87,7 +87,7 @@ def remove(
 RUNNING, STOPPED = ImageUser("c" * 64, True), ImageUser("e" * 64, False)
 
 
-def test_removal_by_name_removes_the_image_with_its_last_name() -> None:
+def test_removal_of_the_last_name_of_an_image_removes_the_image() -> None:
     assert remove({ONE: ["a:x", "b:y"]}, "a:x") == [(ONE, ["a:x"], False)]
     assert remove({ONE: ["a:x", f"a@{DIGEST}"]}, "a:x") == [(ONE, ["a:x", f"a@{DIGEST}"], True)]
     assert remove({ONE: ["a:x", "a:y", f"a@{DIGEST}"]}, "a:x") == [(ONE, ["a:x"], False)]
@@ -102,7 +102,7 @@ def test_removal_by_id_removes_all_names() -> None:
 
 
 @pytest.mark.parametrize(("text", "silent"), [("a:x", {f"a@{DIGEST}"}), (f"a@{DIGEST}", set()), (ONE, set())])
-def test_digests_removed_with_the_last_tag_cause_no_events(text: str, silent: set[str]) -> None:
+def test_removal_of_the_last_tag_publishes_no_events_for_digests(text: str, silent: set[str]) -> None:
     plan = removal.plan(catalog({ONE: ["a:x", f"a@{DIGEST}"]}), {}, text, force=True, prune=True)
     assert [{name.familiar for name in step.silent} for step in plan.steps] == [silent]
 
@@ -115,7 +115,7 @@ def test_digests_removed_with_the_last_tag_cause_no_events(text: str, silent: se
         (["a:x"], ONE, [RUNNING], True, "(cannot be forced) - image is being used by running container cccccccccccc"),
     ],
 )
-def test_removal_of_used_images_is_refused(
+def test_removal_of_an_image_with_users_or_several_names_is_refused(
     names: list[str], text: str, users: list[ImageUser], force: bool, message: str
 ) -> None:
     with pytest.raises(Conflict) as caught:
@@ -136,7 +136,7 @@ def test_removal_of_the_last_name_of_an_image_in_use_is_refused() -> None:
     assert remove({ONE: ["a:x", "b:x"]}, "a:x", users={ONE: [RUNNING]}) == [(ONE, ["a:x"], False)]
 
 
-def test_removal_removes_untagged_parents_without_children() -> None:
+def test_removal_of_an_image_also_removes_untagged_parents_without_other_children() -> None:
     names, parents = {ONE: [], TWO: [], THREE: ["a:x"]}, {TWO: ONE, THREE: TWO}
     assert remove(names, "a:x", parents=parents) == [(THREE, ["a:x"], True), (TWO, [], True), (ONE, [], True)]
     assert remove(names, "a:x", parents=parents, prune=False) == [(THREE, ["a:x"], True)]
@@ -192,7 +192,7 @@ def test_list_filters_select_images(filters: listing.Filters, expected: str) -> 
     assert listed(filters) == expected
 
 
-def test_list_of_all_contains_parents() -> None:
+def test_image_list_with_all_contains_parent_images() -> None:
     assert listed({}, everything=True) == "321"
     assert listed({"dangling": ["1"]}, everything=True) == "2"
 
@@ -242,7 +242,7 @@ def pruned(
 ALL = {"dangling": ["false"]}
 
 
-def test_prune_selects_untagged_images() -> None:
+def test_image_prune_selects_untagged_images() -> None:
     names = {ONE: ["a:x", f"a@{DIGEST}"], TWO: [], THREE: [f"c@{DIGEST}"]}
     assert pruned(names, {}) == [(TWO, [], True), (THREE, [f"c@{DIGEST}"], True)]
     assert pruned(names, {}, users={TWO: [STOPPED], THREE: [STOPPED]}) == []
@@ -251,7 +251,7 @@ def test_prune_selects_untagged_images() -> None:
     assert pruned(names, {"until": ["2024-01-02"]}) == [(TWO, [], True)]
 
 
-def test_prune_of_all_leaves_one_name_to_an_image_in_use() -> None:
+def test_image_prune_with_all_leaves_one_name_to_an_image_in_use() -> None:
     names = {ONE: ["a:x", "a:y", "b:x"], TWO: ["c:x", f"c@{DIGEST}"], THREE: ["d:x"]}
     assert pruned(names, ALL, users={ONE: [RUNNING], TWO: [STOPPED]}) == [
         (ONE, ["a:x", "a:y"], False),
@@ -261,7 +261,7 @@ def test_prune_of_all_leaves_one_name_to_an_image_in_use() -> None:
     assert pruned(mixed, ALL, users={ONE: [STOPPED]}) == [(ONE, ["a:x", f"a@{DIGEST}"], False)]
 
 
-def test_prune_removes_parents_with_their_last_child() -> None:
+def test_image_prune_removes_a_parent_image_with_its_last_child() -> None:
     parents = {TWO: ONE, THREE: TWO}
     assert pruned({ONE: [], TWO: [], THREE: ["a:x"]}, {}, parents=parents) == []
     everything = [(THREE, ["a:x"], True), (TWO, [], True), (ONE, [], True)]
@@ -278,7 +278,7 @@ def test_invalid_prune_filters_are_refused() -> None:
         pruned({}, {"until": ["1", "2"]})
 
 
-def test_a_list_shows_the_names_that_were_asked_for() -> None:
+def test_image_list_shows_only_names_that_match_the_filters() -> None:
     found = catalog({ONE: ["a:x", "a:y", f"a@{DIGEST}", "b:x"], TWO: [f"c@{DIGEST}"]})
 
     def names(filters: listing.Filters) -> list[tuple[list[str], list[str]]]:
@@ -290,7 +290,7 @@ def test_a_list_shows_the_names_that_were_asked_for() -> None:
     assert names({"dangling": ["true"], "reference": ["a@*"]}) == [([], [f"a@{DIGEST}"])]
 
 
-def test_images_created_in_one_second_are_sorted_by_its_fraction() -> None:
+def test_images_created_in_the_same_second_are_sorted_by_the_fraction_of_the_second() -> None:
     found = Catalog()
     for id, fraction in ((ONE, ".000000001"), (TWO, ".5"), (THREE, ".500000001")):
         document = ImageDocument(os="linux", created=f"2024-01-01T00:00:00{fraction}Z")

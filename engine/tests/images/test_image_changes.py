@@ -91,7 +91,7 @@ def test_changes_are_applied(changes: list[str], expected: dict[str, Any]) -> No
         ("USER a\nRUN b", "RUN is not a valid change command"),
     ],
 )
-def test_invalid_changes_are_refused(change: str, message: str) -> None:
+def test_invalid_dockerfile_instructions_are_refused(change: str, message: str) -> None:
     with pytest.raises(InvalidParameter) as caught:
         apply(ImageConfig(), [change])
     assert str(caught.value).startswith(message)
@@ -159,7 +159,7 @@ def test_variables_are_expanded_like_in_dockerd(changes: list[str], expected: di
         ("HEALTHCHECK CMD echo $A", "healthcheck", ImageHealthcheck(["CMD-SHELL", "echo $A"])),
     ],
 )
-def test_variables_expand_only_in_some_instructions(change: str, field: str, expected: object) -> None:
+def test_variables_are_expanded_only_in_some_dockerfile_instructions(change: str, field: str, expected: object) -> None:
     assert getattr(apply(BASE, [change]), field) == expected
 
 
@@ -174,7 +174,7 @@ def test_variables_expand_only_in_some_instructions(change: str, field: str, exp
     ],
     ids=["doubling", "nested", "patterns", "replacements", "ports"],
 )
-def test_results_over_the_size_limit_are_refused(changes: list[str]) -> None:
+def test_variable_expansions_and_port_lists_over_the_size_limit_are_refused(changes: list[str]) -> None:
     began = time.thread_time()
     with pytest.raises(InvalidParameter, match=r"expansion is too large|nested too deeply|cannot expose more"):
         apply(BASE, changes)
@@ -191,7 +191,7 @@ def test_many_instructions_take_linear_time() -> None:
 @given(
     st.sampled_from(["CMD", "ENV", "EXPOSE", "HEALTHCHECK", "LABEL", "ONBUILD", "VOLUME", "WORKDIR"]), st.text(max_size=60)
 )
-def test_any_text_is_applied_or_refused(word: str, text: str) -> None:
+def test_any_dockerfile_instruction_is_applied_or_refused(word: str, text: str) -> None:
     try:
         apply(ImageConfig(), [f"{word} {text}"])
     except InvalidParameter:

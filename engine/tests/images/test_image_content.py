@@ -84,7 +84,7 @@ def test_interrupted_ingest_is_continued(tmp_path: Path) -> None:
     assert content.read(DIGEST, 4000) == DATA and not content.partials()
 
 
-def test_wrong_bytes_are_not_published(tmp_path: Path) -> None:
+def test_blob_with_wrong_bytes_is_not_published(tmp_path: Path) -> None:
     content = store(tmp_path)
 
     async def main() -> None:
@@ -132,7 +132,7 @@ def test_damaged_blob_does_not_come_back_after_a_power_failure(tmp_path: Path) -
 
 
 @pytest.mark.parametrize("end", ["abandon", "keep", "commit"])
-def test_ingest_is_closed_once_and_keeps_no_descriptor(tmp_path: Path, end: str) -> None:
+def test_ended_ingest_can_be_ended_again_and_keeps_no_descriptor_open(tmp_path: Path, end: str) -> None:
     content = store(tmp_path)
 
     async def main() -> None:
@@ -163,7 +163,7 @@ def test_failed_ingest_leaves_nothing(tmp_path: Path, monkeypatch: pytest.Monkey
     assert os.listdir(content.partial) == []
 
 
-def test_bytes_are_hashed_and_written_in_batches(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_written_bytes_are_stored_in_batches(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     content = store(tmp_path)
     monkeypatch.setattr(content_module, "_BATCH", 100)
     written: list[int] = []
@@ -202,7 +202,7 @@ def test_restarted_ingest_discards_earlier_bytes(tmp_path: Path) -> None:
         content.read(DIGEST, 2999)
 
 
-def test_foreign_files_in_the_store_are_not_listed(tmp_path: Path) -> None:
+def test_unknown_files_in_the_content_store_are_not_listed(tmp_path: Path) -> None:
     content = store(tmp_path)
     for directory in (content.blobs, content.partial):
         (Path(directory) / "README").touch()
@@ -283,7 +283,7 @@ def test_archive_members_are_found_through_links(tmp_path: Path, compress: Calla
         archive.close()
 
 
-def test_large_archive_member_is_renamed_to_a_blob(tmp_path: Path) -> None:
+def test_file_of_a_large_archive_member_becomes_the_blob_by_a_rename(tmp_path: Path) -> None:
     content, large = store(tmp_path), bytes(70_000) + os.urandom(200_000) + bytes(70_000)
 
     async def main() -> None:
@@ -306,7 +306,9 @@ def test_large_archive_member_is_renamed_to_a_blob(tmp_path: Path) -> None:
     assert os.listdir(content.partial) == []
 
 
-def test_archive_limits_count_every_member(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_archive_member_limit_also_applies_to_members_with_the_same_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(archive_file, "_MAX_MEMBERS", 10)
     members = [("same", DIR, b"")] * 10
     opened(tmp_path, tar(*members)).close()
@@ -322,7 +324,7 @@ def test_invalid_archives_are_refused(tmp_path: Path, data: bytes) -> None:
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None, max_examples=30)
 @given(st.integers(0, len(SAMPLE) - 1), st.binary(min_size=1, max_size=40))
-def test_any_archive_is_read_or_refused(tmp_path: Path, at: int, noise: bytes) -> None:
+def test_damaged_archive_is_either_read_or_refused(tmp_path: Path, at: int, noise: bytes) -> None:
     try:
         archive = opened(tmp_path, SAMPLE[:at] + noise + SAMPLE[at + len(noise) :])
     except InvalidParameter:
@@ -363,7 +365,7 @@ def test_progress_records_are_encoded_like_dockers() -> None:
     ]
 
 
-def test_progress_of_bytes_is_throttled_but_states_are_not() -> None:
+def test_progress_records_of_bytes_are_throttled_but_state_changes_are_not() -> None:
     async def run(report: Report) -> None:
         for number in range(1, 1001):
             report(amount("i", "Downloading", number, 1000))
@@ -378,7 +380,7 @@ def test_progress_of_bytes_is_throttled_but_states_are_not() -> None:
     assert counts == sorted(counts)
 
 
-def test_an_error_before_the_first_record_is_raised() -> None:
+def test_error_before_the_first_progress_record_is_raised() -> None:
     async def run(report: Report) -> None:
         raise NotFound("no such")
 
@@ -393,7 +395,7 @@ def test_an_error_before_the_first_record_is_raised() -> None:
     trio.run(main)
 
 
-def test_closing_the_progress_cancels_the_operation() -> None:
+def test_operation_is_cancelled_when_its_progress_stream_is_closed() -> None:
     ended = []
 
     async def run(report: Report) -> None:
@@ -425,7 +427,7 @@ def shared(test: Callable[[SharedWork[int]], Awaitable[None]]) -> None:
 def quiet(_: Record) -> None: ...
 
 
-def test_shared_work_is_done_once() -> None:
+def test_concurrent_requests_for_the_same_work_run_the_work_once() -> None:
     async def check(work: SharedWork[int]) -> None:
         runs: list[int] = []
         results: list[int] = []
@@ -453,7 +455,7 @@ def test_shared_work_is_done_once() -> None:
     shared(check)
 
 
-def test_shared_work_ends_with_its_last_waiter() -> None:
+def test_shared_work_is_cancelled_when_its_last_waiter_leaves() -> None:
     async def check(work: SharedWork[int]) -> None:
         states: list[str] = []
 
@@ -483,7 +485,7 @@ def test_shared_work_ends_with_its_last_waiter() -> None:
     shared(check)
 
 
-def test_only_the_starter_of_shared_work_gets_its_failure() -> None:
+def test_failure_of_shared_work_is_raised_only_in_the_task_that_began_the_work() -> None:
     async def check(work: SharedWork[int]) -> None:
         gate = trio.Event()
         results: list[object] = []

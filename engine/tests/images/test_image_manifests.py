@@ -76,7 +76,7 @@ def test_image_manifest_is_read() -> None:
     assert (found.config.digest, [layer.digest for layer in found.layers]) == (A, [B])
 
 
-def test_media_type_of_a_document_may_be_missing() -> None:
+def test_manifest_with_a_missing_or_useless_media_type_is_parsed() -> None:
     assert isinstance(manifests.parse(OCI_MANIFEST, image(mediaType=None)), Manifest)
     assert isinstance(manifests.parse("text/plain", image()), Manifest)
 
@@ -111,7 +111,7 @@ def test_invalid_manifests_are_refused(media: str, data: bytes, message: str) ->
 
 
 @given(st.binary(max_size=200), st.sampled_from([*manifests.ACCEPT, "text/html", ""]))
-def test_any_bytes_are_read_or_refused(data: bytes, media: str) -> None:
+def test_any_bytes_are_parsed_as_a_manifest_or_refused(data: bytes, media: str) -> None:
     try:
         manifests.parse(media, data)
     except OrlopError:
@@ -122,7 +122,7 @@ def on(os: str, architecture: str, variant: str = "") -> dict[str, str]:
     return {"os": os, "architecture": architecture, "variant": variant}
 
 
-def test_best_platform_is_chosen() -> None:
+def test_best_platform_of_a_manifest_list_is_chosen() -> None:
     found = index(
         descriptor("sha256:" + "1" * 64, platform=on("linux", "arm", "v5")),
         descriptor("sha256:" + "2" * 64, platform=on("linux", "arm", "v7")),
@@ -136,7 +136,7 @@ def test_best_platform_is_chosen() -> None:
     assert str(caught.value) == "no matching manifest for linux/amd64 in the manifest list entries"
 
 
-def test_best_level_of_amd64_is_chosen() -> None:
+def test_best_amd64_variant_that_the_host_supports_is_chosen() -> None:
     """A host chooses the best level that it runs (containerd: platforms, amd64 variants)."""
     found = index(
         descriptor("sha256:" + "1" * 64, platform=on("linux", "amd64")),
@@ -181,7 +181,7 @@ def configuration(**more: Any) -> bytes:
     ).encode()
 
 
-def test_configuration_is_read_like_by_go() -> None:
+def test_image_configuration_is_parsed_as_by_go() -> None:
     document = documents.parse(
         configuration(
             config={"Env": None, "Cmd": "sh", "Entrypoint": ["/x"], "Labels": {"a": "b"}, "Unknown": 1},

@@ -56,11 +56,11 @@ def test_challenges_are_parsed() -> None:
 
 
 @given(st.text(max_size=200))
-def test_any_challenge_header_is_read(text: str) -> None:
+def test_any_challenge_header_is_parsed_without_an_exception(text: str) -> None:
     auth.challenges(text)
 
 
-def test_token_requests_and_answers_are_encoded_and_decoded() -> None:
+def test_token_requests_are_encoded_and_token_answers_are_decoded() -> None:
     url = auth.token_url("https://a/t?k=v", "svc", ["repository:x/y:pull"], "me")
     assert url == "https://a/t?k=v&account=me&scope=repository%3Ax%2Fy%3Apull&service=svc"
     assert b"grant_type=refresh_token&refresh_token=r" in auth.token_form("s", ["x"], "r")
@@ -85,7 +85,7 @@ NAME = parse("127.0.0.1:5000/a/b:c")
         ("TOOMANYREQUESTS", DriverError, "toomanyrequests: why"),
     ],
 )
-def test_error_codes_select_the_error_type(code: str, kind: type[Exception], text: str) -> None:
+def test_error_code_in_a_registrys_answer_selects_the_error_type(code: str, kind: type[Exception], text: str) -> None:
     body = json.dumps({"errors": [{"code": code, "message": "why", "detail": {"x": 1}}]}).encode()
     error = from_answer(404, body)
     assert not error.retry
@@ -94,7 +94,7 @@ def test_error_codes_select_the_error_type(code: str, kind: type[Exception], tex
     assert str(told).startswith(text)
 
 
-def test_answers_without_an_error_code_are_errors() -> None:
+def test_error_answers_without_a_registry_error_code_get_a_message() -> None:
     assert str(from_answer(500, b"oops")) == "received unexpected HTTP status: 500 Internal Server Error"
     assert from_answer(503, b"").retry
     assert str(from_answer(401, b"<html>")) == "unauthorized: authentication required"
@@ -105,7 +105,7 @@ def test_answers_without_an_error_code_are_errors() -> None:
     assert str(from_answer(401, b"", scope)) == "denied: requested access to the resource is denied"
 
 
-def test_reasons_of_failed_connections_are_named() -> None:
+def test_error_about_a_failed_connection_contains_the_reason() -> None:
     try:
         try:
             raise ConnectionRefusedError(111, "x")
@@ -128,7 +128,7 @@ def endpoints(name: str, **rules: tuple[str, ...]) -> list[tuple[str, bool, bool
     return trio.run(main)
 
 
-def test_endpoints_are_chosen_by_registry_and_mirrors() -> None:
+def test_endpoints_depend_on_the_registry_mirrors_and_insecure_registries() -> None:
     hub = ("https://registry-1.docker.io", True, False)
     assert endpoints("alpine") == [hub]
     assert endpoints("alpine", mirrors=("http://127.0.0.1:1/",)) == [("http://127.0.0.1:1", False, True), hub]
@@ -179,7 +179,7 @@ def test_proxy_is_chosen_by_url() -> None:
     assert proxy_for("https://a.io/", Proxies(https_proxy="q:2", no_proxy="*")) is None
 
 
-def test_client_certificate_without_its_key_is_refused_and_the_reverse(tmp_path: Path) -> None:
+def test_client_certificate_without_a_key_or_key_without_a_certificate_is_refused(tmp_path: Path) -> None:
     (tmp_path / "h:1").mkdir()
     (tmp_path / "h:1" / "client.cert").write_text("x")
     with pytest.raises(InvalidParameter, match=r"missing key client.key for client certificate client.cert"):
@@ -195,7 +195,7 @@ def test_client_certificate_without_its_key_is_refused_and_the_reverse(tmp_path:
 @pytest.mark.parametrize(
     ("page", "pages"), [(b'{"tags":["' + b"x" * (1 << 20) + b'"]}', 10), (b'{"tags":["x"]}', 2000), (b'{"tags":["x"]}', 3)]
 )
-def test_lists_of_tags_are_bounded(monkeypatch: pytest.MonkeyPatch, page: bytes, pages: int) -> None:
+def test_tag_list_with_too_many_bytes_or_pages_is_refused(monkeypatch: pytest.MonkeyPatch, page: bytes, pages: int) -> None:
     asked: list[str] = []
 
     @asynccontextmanager
@@ -240,5 +240,5 @@ def test_only_safe_upload_locations_are_allowed(location: str, expected: str) ->
 
 
 @pytest.mark.parametrize(("text", "seconds"), [("7", 7.0), ("", None), ("-1", None), ("1e3", None), ("9" * 30, None)])
-def test_retry_after_is_parsed(text: str, seconds: float | None) -> None:
+def test_retry_after_header_is_parsed(text: str, seconds: float | None) -> None:
     assert retry_after(text) == seconds

@@ -45,12 +45,12 @@ EXPECTED = {
 }
 
 
-def test_files_are_created_in_an_empty_root(made):
+def test_init_layer_files_are_created_in_an_empty_root(made):
     assert made() == EXPECTED
     assert EXPECTED["/etc/mtab"] == (stat.S_IFLNK, "/proc/mounts")
 
 
-def test_files_of_the_image_are_replaced_and_links_are_not_followed(made, tmp_path):
+def test_init_layer_replaces_files_of_the_image_and_follows_no_links(made, tmp_path):
     outside = tmp_path / "real"
     outside.mkdir()
     (outside / "resolv.conf").write_text("kept")
@@ -65,7 +65,7 @@ def test_files_of_the_image_are_replaced_and_links_are_not_followed(made, tmp_pa
     assert os.listdir(outside) == ["resolv.conf"]
 
 
-def test_directories_of_the_image_stay(made, tmp_path):
+def test_init_layer_keeps_directories_of_the_image(made, tmp_path):
     for name in ("etc/hosts", "dev/console", "etc/mtab"):
         (tmp_path / name).mkdir(parents=True)
     (tmp_path / "etc").chmod(0o700)
@@ -99,7 +99,7 @@ def test_init_layer_is_removed_with_the_layer_below_it(tmp_path):
     with_layers(tmp_path, act)
 
 
-def test_boot_removes_unfinished_and_orphaned_init_layers(tmp_path):
+def test_daemon_start_removes_unfinished_and_orphaned_init_layers(tmp_path):
     async def act(storage, layers):
         await storage.prepare(temporary_key(), HIGH)
         await storage.prepare("a", None)

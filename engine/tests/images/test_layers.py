@@ -95,7 +95,7 @@ def run(tmp_path):
     return run
 
 
-def test_layers_are_unpacked_at_once_and_committed_in_order(run):
+def test_layers_are_unpacked_concurrently_and_committed_in_order(run):
     async def test(fixture, nursery):
         assert fixture.layers.independent
         async with trio.open_nursery() as building:
@@ -113,7 +113,7 @@ def test_layers_are_unpacked_at_once_and_committed_in_order(run):
     run(test)
 
 
-def test_a_driver_without_rebase_gets_the_parent_first(run):
+def test_driver_without_rebase_unpacks_a_layer_after_its_parent(run):
     async def test(fixture, nursery):
         assert not fixture.layers.independent
         for number in (0, 1):
@@ -139,7 +139,7 @@ def test_concurrent_unpacks_are_limited(run):
     run(test)
 
 
-def test_a_layer_waits_for_a_parent_that_another_pull_builds_again(run):
+def test_layer_waits_for_a_parent_layer_that_another_pull_unpacks_again(run):
     """The pull that began a layer fails at the layer below. Another pull waits for both layers and has a valid blob."""
 
     async def test(fixture, nursery):
@@ -169,7 +169,7 @@ def test_a_layer_waits_for_a_parent_that_another_pull_builds_again(run):
     run(test)
 
 
-def test_a_cancelled_wait_for_a_parent_leaves_nothing(run):
+def test_cancelled_wait_for_a_parent_layer_leaves_no_snapshot(run):
     async def test(fixture, nursery):
         async with trio.open_nursery() as building:
             building.start_soon(fixture.build, 1)
@@ -195,7 +195,7 @@ class Committing(FakeStorage):
             await trio.testing.wait_all_tasks_blocked()
 
 
-def test_layer_that_is_committed_as_its_pull_is_cancelled_is_known(run):
+def test_layer_whose_commit_succeeds_during_a_cancelled_pull_is_known_to_the_daemon(run):
     """If the daemon did not know the layer, nothing would remove the layer before the next start of the daemon."""
 
     async def test(fixture, nursery):

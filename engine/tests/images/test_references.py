@@ -77,7 +77,9 @@ TAG = st.one_of(st.just(""), st.from_regex(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,20}", 
 
 
 @given(DOMAIN, st.lists(COMPONENT, min_size=1, max_size=4), TAG, st.booleans())
-def test_full_and_familiar_forms_name_the_same(domain: str, parts: list[str], tag: str, digested: bool) -> None:
+def test_full_and_familiar_forms_are_parsed_as_the_same_reference(
+    domain: str, parts: list[str], tag: str, digested: bool
+) -> None:
     """Both forms are references to the same image."""
     path = "/".join(parts)
     if domain == "docker.io" and len(parts) == 1:
@@ -91,7 +93,7 @@ def test_full_and_familiar_forms_name_the_same(domain: str, parts: list[str], ta
 
 
 @given(st.text(max_size=80))
-def test_anything_is_parsed_or_refused(text: str) -> None:
+def test_any_text_is_parsed_as_a_reference_or_refused(text: str) -> None:
     try:
         reference = parse(text)
     except InvalidParameter:
@@ -105,7 +107,7 @@ def test_default_tag_is_added_only_without_tag_and_digest() -> None:
     assert parse(f"a@{DIGEST}").with_default_tag().familiar == f"a@{DIGEST}"
 
 
-def test_image_and_tag_parameters_are_combined() -> None:
+def test_image_name_and_tag_parameter_are_combined() -> None:
     assert with_tag_or_digest("a", "b").familiar == "a:b"
     assert with_tag_or_digest("a:", "").is_name_only
     assert with_tag_or_digest("a:x", "b").familiar == "a:b"

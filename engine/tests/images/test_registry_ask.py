@@ -56,7 +56,7 @@ class Registry:
         trio.run(main)
 
 
-def test_client_gives_a_token() -> None:
+def test_token_from_the_client_is_sent_to_the_registry() -> None:
     registry = Registry(f'Bearer realm="{SERVICE}",service="s"', Token("by-the-client", 300))
     registry.get()
     assert registry.asked == [(SERVICE, "s", ["repository:app:pull"])]
@@ -73,7 +73,7 @@ def test_daemon_fetches_a_token_with_the_clients_credentials(given: Credentials)
     assert registry.seen[-1][1] == "Bearer fetched-here"
 
 
-def test_client_gives_a_password() -> None:
+def test_password_from_the_client_is_sent_to_the_registry() -> None:
     registry = Registry('Basic realm="r"', Credentials("u", "p"))
     registry.get()
     assert registry.asked == [("", "", [])]
@@ -87,7 +87,7 @@ def test_client_is_not_asked_for_a_token_of_a_service_without_tls() -> None:
     assert registry.asked == [("", "", ["repository:app:pull"])]
 
 
-def test_failure_of_the_client_to_get_a_token_is_reported() -> None:
+def test_error_of_a_client_that_cannot_get_a_token_is_raised() -> None:
     registry = Registry(f'Bearer realm="{SERVICE}"', Unauthorized("failed to fetch oauth token: 401"))
     with pytest.raises(RegistryError, match="failed to fetch oauth token") as caught:
         registry.get()

@@ -49,12 +49,12 @@ DIGEST = "sha256:" + "ab" * 32
         ("*", "localhost/a", True),
     ],
 )
-def test_rule_matches_names_below_it(pattern: str, name: str, about: bool) -> None:
+def test_registry_rule_matches_repositories_below_its_pattern(pattern: str, name: str, about: bool) -> None:
     assert matches(pattern, parse(name)) is about
     assert not [*problems(RegistryRules(pull=(pattern,)))]
 
 
-def test_messages_name_the_rule() -> None:
+def test_error_about_a_forbidden_pull_or_push_contains_the_registry_rule() -> None:
     rules = RegistryRules(pull=("r.example", "docker.io"), push=(), digest_only=("docker.io", "r.example/a"))
     check_pull(rules, parse("r.example/b:1"))
     check_pull(rules, parse(f"alpine@{DIGEST}"))
@@ -83,7 +83,7 @@ def test_messages_name_the_rule() -> None:
 @pytest.mark.parametrize(
     "pattern", ["", "alpine", "library/alpine", "R.example", "https://r.example", "r.example/", "r.e x"]
 )
-def test_invalid_rules_are_refused(pattern: str) -> None:
+def test_invalid_registry_rules_are_refused(pattern: str) -> None:
     for rules in (
         RegistryRules(pull=(pattern,)),
         RegistryRules(push=("a.b", pattern)),
@@ -103,7 +103,7 @@ def servers() -> Iterator[list[str]]:
         assert not other.requests, "asked although it is forbidden"
 
 
-def test_refused_repositories_are_not_contacted(tmp_path: Path, servers: list[str]) -> None:
+def test_no_request_is_sent_to_a_repository_that_registry_rules_refuse(tmp_path: Path, servers: list[str]) -> None:
     async def main() -> None:
         rules = RegistryRules(pull=(servers[0],))
         async with open_images(str(tmp_path), registry_rules=rules) as images:
@@ -122,7 +122,7 @@ def test_refused_repositories_are_not_contacted(tmp_path: Path, servers: list[st
     trio.run(main)
 
 
-def test_rules_are_read_from_daemon_json(tmp_path: Path) -> None:
+def test_registry_rules_are_read_from_daemon_json(tmp_path: Path) -> None:
     path = tmp_path / "daemon.json"
 
     def loaded(text: str) -> Config:

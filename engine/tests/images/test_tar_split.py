@@ -104,7 +104,7 @@ def adopted(tmp_path: Path, listed: list[dict[str, Any]]) -> tuple[ContentStore,
     return content, Layer("", "", 0, DIFF, CHAIN, 5)
 
 
-def test_reassembled_tar_becomes_the_layers_blob(tmp_path: Path) -> None:
+def test_reassembled_tar_is_stored_as_the_blob_of_the_layer(tmp_path: Path) -> None:
     content, layer = adopted(tmp_path, entries())
     held: list[str] = []
 
@@ -139,7 +139,7 @@ def test_two_images_with_the_same_layer_can_be_packed_at_the_same_time(tmp_path:
     assert os.listdir(content.partial) == []
 
 
-def test_changed_files_are_detected(tmp_path: Path) -> None:
+def test_changes_of_unpacked_files_are_detected_when_the_layer_is_packed(tmp_path: Path) -> None:
     content, layer = adopted(tmp_path, entries())
     (tmp_path / "diff" / "d" / "b").write_bytes(b"3")
 
@@ -151,7 +151,7 @@ def test_changed_files_are_detected(tmp_path: Path) -> None:
     assert content.digests() == [] and os.listdir(content.partial) == []
 
 
-def test_packed_layer_is_read_like_a_blob(tmp_path: Path) -> None:
+def test_layer_without_a_stored_blob_can_be_opened_as_a_tar(tmp_path: Path) -> None:
     content, layer = adopted(tmp_path, entries())
 
     async def main() -> bytes:

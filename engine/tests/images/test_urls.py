@@ -22,7 +22,7 @@ from orlop_sdk import InvalidParameter
         *("http://u:p@h:1/x", "http://\u00e9.example/", "http://a_b.example:/x", "https://h/a b"),
     ],
 )
-def test_valid_urls_are_accepted(url: str) -> None:
+def test_valid_import_urls_are_accepted(url: str) -> None:
     check_url(url)
 
 
@@ -48,7 +48,7 @@ def test_valid_urls_are_accepted(url: str) -> None:
         ("http://h:-1/", "invalid host or port"),
     ],
 )
-def test_invalid_urls_are_refused(url: str, message: str) -> None:
+def test_invalid_import_urls_are_refused(url: str, message: str) -> None:
     with pytest.raises(InvalidParameter) as caught:
         check_url(url)
     assert message in str(caught.value)
