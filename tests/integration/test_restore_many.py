@@ -26,8 +26,8 @@ TICKS = os.sysconf("SC_CLK_TCK")
 
 
 def fill(engine: Engine, model: str, count: int) -> None:
-    """Copies of a stopped container's row, with new ids and names. Their image does not exist, so the daemon misses nothing
-    on disk."""
+    """Copies of a stopped container's row, with new ids and names. Their image does not exist, so the daemon expects no
+    files on disk."""
     path = os.path.join(engine.data_root, "orlop.db")
 
     async def copy() -> None:

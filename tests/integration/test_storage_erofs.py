@@ -119,7 +119,7 @@ def test_container_runs_from_pulled_erofs_layers_which_are_removed_with_the_imag
 def test_erofs_layers_can_be_used_with_volumes_and_image_mounts_and_a_read_only_root(index: Engine) -> None:
     index.load()
     index.docker("load", stdin=docker_archive({"layered:latest": layered()}), check=0)
-    index.ok("run", "-d", "--name", "vv", "-v", "data:/dir", "layered", "sleep", "600")  # the write copies a file up
+    index.ok("run", "-d", "--name", "vv", "-v", "data:/dir", "layered", "sleep", "600")  # fills the volume from the image
     assert index.ok("exec", "vv", "cat", "/dir/b") == "new"
     host = {"ReadonlyRootfs": True, "Mounts": [{"Type": "image", "Source": "layered", "Target": "/image"}]}
     body = {"Image": "layered", "Cmd": ["sh", "-c", "cat /image/dir/b; sleep 600"], "HostConfig": host}

@@ -68,7 +68,7 @@ def test_system_df_shows_the_same_reclaimable_sizes_as_prune(
     assert engine.ok("volume", "ls", "-q") == "named"
     reclaimed = re.search(r"Total reclaimed space: ([\d.]+)MB", done)
     assert reclaimed
-    assert float(reclaimed[1]) >= 2.7  # a container's 0.7 and a layer of 1, counted twice: unpacked and as blob
+    assert float(reclaimed[1]) >= 2.7  # 0.7 of a container; 1 of a layer, which counts twice: as files and as a blob
     engine.docker("volume", "prune", "-f", "-a", check=0)
     assert engine.ok("volume", "ls", "-q") == ""
 

@@ -54,7 +54,7 @@ def test_attached_client_gets_only_the_streams_that_it_requested(engine: Engine,
     error.expect(b"e\n")
     replay = Hijacked(engine, f"/containers/{name}/attach?logs=1&stdout=1")
     assert frames(replay.rest()) == {1: b"o\n"}
-    # The container has OpenStdin without StdinOnce: an end of input only ends that attach.
+    # Without StdinOnce, the end of one client's input ends only the attach of this client
     writer = Hijacked(engine, f"/containers/{name}/attach?stream=1&stdin=1&stdout=1")
     writer.send(b"one\n")
     writer.expect(b"one\n")
@@ -153,7 +153,7 @@ def test_start_request_of_an_exec_without_streams_ends_while_the_exec_runs(engin
     found = engine.api("GET", f"/exec/{made}/json")[1]
     assert (found["Running"], found["CanRemove"]) == (True, False)
     assert found["Pid"] > 0
-    assert engine.api("POST", f"/exec/{made}/resize?h=1&w=1")[0] == 200  # without a terminal, which is no error
+    assert engine.api("POST", f"/exec/{made}/resize?h=1&w=1")[0] == 200  # a resize without a terminal is no error
 
 
 def test_exec_output_has_frames_if_the_start_request_has_no_tty(engine: Engine, box: str) -> None:

@@ -52,7 +52,7 @@ def sick(fresh: Callable[..., Engine], tmp_path: Path, monkeypatch: pytest.Monke
     verbs.write_text("")
     wrapper.write_text(
         f"#!/bin/sh\nfor word; do for verb in $(cat {verbs}); do\n"
-        '[ "$word" = "$verb" ] && { sleep 600; exit 9; }\n'  # a child, which must be killed as well
+        '[ "$word" = "$verb" ] && { sleep 600; exit 9; }\n'  # the child `sleep` must be killed as well
         f'done; done\nexec {real} "$@"\n'
     )
     wrapper.chmod(0o755)
@@ -133,5 +133,5 @@ def test_request_that_needs_a_hung_runtime_fails_at_its_deadline_without_delayin
     engine.ok("rm", "-f", "ill")
     until(
         lambda: not list((engine.exec_root / "runtime-sick").glob("[!.]*")), "the runtime's state is gone"
-    )  # except for its cache
+    )  # a cache in a hidden directory remains
     engine.ok("run", "-d", "--name", "ill", "busybox", "sleep", "600")

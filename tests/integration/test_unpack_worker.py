@@ -1,4 +1,4 @@
-"""The sandboxed unpack worker, called as the daemon does: real namespaces, real root, hostile archives."""
+"""The sandboxed unpack worker, started in the same way as by the daemon: real namespaces, real root, hostile archives."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Crashes of daemon, zygote and monitor, alone and in the combinations that occur."""
+"""Crashes of daemon, zygote and monitor, separately and together."""
 
 from __future__ import annotations
 
@@ -319,7 +319,7 @@ def test_zygotes_answer_to_a_cancelled_spawn_is_not_used_for_the_next_spawn(top:
     async def test(host: MonitorHost, zygote: Zygote) -> None:
         assert (await host.run(["true"]))[0].exit
         with trio.move_on_after(0) as scope:
-            await host.case(["true"])  # the answer to the cancelled fork must not be taken for the next answer
+            await host.case(["true"])  # the zygote still answers this request
         assert scope.cancelled_caught
         _, output = await host.run(["echo", "hi"])
         assert output == {1: b"hi\n"}

@@ -55,8 +55,8 @@ AREAS = {
         root=True,
     ),
     "unpack": Area(
-        # binds, copyup and view are left out, because they mount. test_cp_mounts, test_files and test_unpack_worker of
-        # tests/integration test them as root, in processes of their own.
+        # The modules binds, copyup and view are left out, because they mount. The tests test_cp_mounts, test_files and
+        # test_unpack_worker in tests/integration cover these modules as root, in separate processes.
         _in("orlop_monitor.unpack", "archive extract header layer request stream tree whiteout zstd_frames"),
         (
             "monitor/tests/test_unpack.py",

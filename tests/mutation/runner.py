@@ -177,8 +177,8 @@ class _Trials:
         return reach
 
     def _leave_out_dependent(self, session: pytest.Session, reach: _Reach) -> None:
-        """Run all tests in the order of a trial, without a change. A test that fails now depends on other tests, and would
-        fail for every mutant."""
+        """Run all tests in the order of a trial, without a change. A test that fails in this run depends on other
+        tests, and would fail for every mutant."""
         tests = sorted(reach.seconds.keys() - reach.failing, key=lambda number: reach.seconds[number])
         with mmap.mmap(-1, len(session.items) or 1) as failed:
 

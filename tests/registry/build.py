@@ -31,7 +31,7 @@ target) = a hard link."""
 
 @dataclass(frozen=True, slots=True)
 class Blob:
-    """Bytes with their media type. `diff_id` is that of a layer's uncompressed tar."""
+    """Bytes with their media type. `diff_id` is the digest of a layer's uncompressed tar."""
 
     data: bytes
     media_type: str

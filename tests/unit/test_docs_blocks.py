@@ -25,7 +25,7 @@ from orlop_kernel.config import load
 
 ROOT = Path(__file__).parents[2]
 PAGES = sorted([*(ROOT / "docs").rglob("*.md"), ROOT / "README.md", ROOT / "CONTRIBUTING.md"])
-OTHER_JSON = {"time"}  # the first keys of documents that are not a daemon.json: a line of the audit log
+OTHER_JSON = {"time"}  # first keys of JSON that is not a daemon.json: "time" is that of a line of the audit log
 INSTALLED_LATER = {"tsv", "visits"}  # drivers and plugins that a tutorial makes, so their names are not known
 PLUGINS = {"buildx", "compose", "build"}  # commands whose flags Docker's CLI plugins define
 DEV = re.findall(r"^    ([a-z]+(?: \| [a-z]+)*)\)", (ROOT / "dev").read_text(), re.MULTILINE)

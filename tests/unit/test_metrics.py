@@ -194,7 +194,7 @@ def test_each_request_for_metrics_collects_current_values(tmp_path: Path) -> Non
         ):
             assert f"\n{line}\n" in found
 
-        engine.containers.index.counts = dict  # an error while collecting is answered, and has no other effect
+        engine.containers.index.counts = dict  # causes an error, which only fails the request for metrics
         answer = await Endpoint(metrics)(request())
         assert isinstance(answer, Response)
         assert answer.status == 500

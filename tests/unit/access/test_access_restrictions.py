@@ -76,7 +76,7 @@ def test_volume_is_checked_when_the_engine_has_found_or_created_the_volume(tmp_p
             in told(await served(of_host, no_exec))[1]
         )
         assert "volume data is outside the labels" in told(await served(plain, labelled))[1]
-        for volume, guard in ((plain, no_exec), (of_host, labelled)):  # labels also allow volumes that have them
+        for volume, guard in ((plain, no_exec), (of_host, labelled)):  # a host volume with the labels is allowed
             assert cast("Response", await served(volume, guard)).status == 200
 
     found = logged(tmp_path, ask)

@@ -138,7 +138,7 @@ def test_import_from_a_private_address_is_refused(tmp_path: Path) -> None:
         assert server.requests == []
         assert images.is_empty()
 
-    running(tmp_path, check, insecure_registries=["127.0.0.0/16"])  # a trusted registry is not a permitted source of imports
+    running(tmp_path, check, insecure_registries=["127.0.0.0/16"])  # allows pulls from the server, but no imports
 
 
 def test_search_or_login_at_a_private_address_is_refused(tmp_path: Path) -> None:
