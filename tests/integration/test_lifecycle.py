@@ -1,4 +1,4 @@
-"""States of a container that clients change, as `ps`, `inspect` and `logs` show them; and restart policies."""
+"""States of containers after commands of clients, as `ps`, `inspect` and `logs` show them; restart policies."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def ready(engine: Engine, name: str, text: str = "ready") -> None:
     until(lambda: text in engine.docker("logs", name).out, f"{text} in the log of {name}")
 
 
-def test_created_container_is_started_and_waited_for(engine: Engine, name: str) -> None:
+def test_created_container_can_be_started_and_waited_for(engine: Engine, name: str) -> None:
     container = engine.ok("create", "--name", name, "busybox", "sh", "-c", "exit 3")
     found = engine.inspect(name)["State"]
     assert (found["Status"], found["Running"], found["Pid"], found["StartedAt"]) == (
@@ -53,7 +53,7 @@ def test_start_attached_prints_output_and_returns_the_exit_code(engine: Engine, 
         assert (result.code, result.out) == (4, "again\n")
 
 
-def test_stop_sends_the_signal_and_waits(engine: Engine, name: str) -> None:
+def test_docker_stop_sends_sigterm_and_waits_for_the_exit(engine: Engine, name: str) -> None:
     engine.ok("run", "-d", "--name", name, *TRAPS)
     ready(engine, name)
     assert engine.ok("stop", name) == name
@@ -78,7 +78,7 @@ def test_stop_sends_the_containers_stop_signal(engine: Engine, name: str) -> Non
     assert engine.inspect(name)["State"]["ExitCode"] == 9
 
 
-def test_kill_ends_a_container_with_137(engine: Engine, name: str) -> None:
+def test_killed_container_has_exit_code_137(engine: Engine, name: str) -> None:
     engine.ok("run", "-d", "--name", name, *SLEEP)
     assert engine.ok("kill", name) == name
     assert engine.ok("wait", name) == "137"
@@ -120,7 +120,7 @@ def test_wait_prints_the_exit_codes_of_several_containers(engine: Engine, name: 
     assert waiting.communicate(timeout=patience(10))[0] == b"137\n5\n"
 
 
-def test_rename_changes_the_name_unless_it_is_taken(engine: Engine, name: str) -> None:
+def test_rename_fails_if_another_container_has_the_new_name(engine: Engine, name: str) -> None:
     engine.ok("create", "--name", name, "busybox")
     engine.ok("create", "--name", f"{name}-other", "busybox")
     assert engine.ok("rename", name, f"{name}-new") == ""
@@ -131,7 +131,7 @@ def test_rename_changes_the_name_unless_it_is_taken(engine: Engine, name: str) -
     assert f'The container name "/{name}-other" is already in use by container' in result.err
 
 
-def test_rm_removes_a_stopped_container_or_forces_a_running_one(engine: Engine, name: str) -> None:
+def test_rm_removes_a_running_container_only_with_the_flag_f(engine: Engine, name: str) -> None:
     engine.ok("run", "-d", "--name", name, *SLEEP)
     result = engine.docker("rm", name)
     assert result.code == 1
@@ -184,7 +184,7 @@ def test_concurrent_operations_leave_no_container_or_process(engine: Engine, nam
     assert not alive(pid)
 
 
-def test_rm_with_volumes_removes_only_anonymous_ones(engine: Engine, name: str) -> None:
+def test_rm_with_the_flag_v_removes_only_anonymous_volumes(engine: Engine, name: str) -> None:
     engine.ok("create", "--name", name, "-v", "/anonymous", "-v", f"{name}:/named", "busybox")
     (anonymous,) = [mount["Name"] for mount in engine.inspect(name)["Mounts"] if mount["Name"] != name]
     engine.ok("rm", "-v", name)
@@ -192,7 +192,7 @@ def test_rm_with_volumes_removes_only_anonymous_ones(engine: Engine, name: str) 
     engine.ok("volume", "rm", name)
 
 
-def test_prune_removes_only_stopped_containers_that_match(engine: Engine, name: str) -> None:
+def test_prune_removes_only_stopped_containers_that_match_the_filter(engine: Engine, name: str) -> None:
     keep = engine.ok("run", "-d", "--name", name, *SLEEP)
     gone = engine.ok("create", "--label", f"prune={name}", "busybox")
     other = engine.ok("create", "busybox")
@@ -307,7 +307,7 @@ def test_restart_on_failure_is_delayed_and_limited(engine: Engine, name: str) ->
     assert max(pauses) < patience(2)
 
 
-def test_restart_always_restarts_until_a_stop(engine: Engine, name: str) -> None:
+def test_container_with_restart_always_restarts_until_docker_stop(engine: Engine, name: str) -> None:
     engine.ok("run", "-d", "--name", name, "--restart", "always", "busybox", "true")
     until(lambda: engine.inspect(name)["RestartCount"] >= 2, "two restarts")
     until(lambda: engine.state(name) == "restarting", "restarting")
@@ -320,7 +320,7 @@ def test_restart_always_restarts_until_a_stop(engine: Engine, name: str) -> None
     assert engine.inspect(name)["RestartCount"] == count
 
 
-def test_restart_always_restarts_after_a_killed_process(engine: Engine, name: str) -> None:
+def test_container_with_restart_always_restarts_after_its_process_is_killed(engine: Engine, name: str) -> None:
     engine.ok("run", "-d", "--name", name, "--restart", "always", *SLEEP)
     pid = engine.inspect(name)["State"]["Pid"]
     os.kill(pid, signal.SIGKILL)
@@ -329,7 +329,7 @@ def test_restart_always_restarts_after_a_killed_process(engine: Engine, name: st
     assert engine.inspect(name)["RestartCount"] == 1
 
 
-def test_kill_prevents_a_restart_by_unless_stopped(engine: Engine, name: str) -> None:
+def test_docker_kill_prevents_a_restart_by_the_policy_unless_stopped(engine: Engine, name: str) -> None:
     engine.ok("run", "-d", "--name", name, "--restart", "unless-stopped", *SLEEP)
     engine.ok("kill", name)
     assert engine.ok("wait", name) == "137"
@@ -339,13 +339,13 @@ def test_kill_prevents_a_restart_by_unless_stopped(engine: Engine, name: str) ->
 # --- logs ---------------------------------------------------------------------------------------------------------------
 
 
-def test_logs_contain_both_streams(engine: Engine, name: str) -> None:
+def test_logs_contain_standard_output_and_standard_error(engine: Engine, name: str) -> None:
     engine.ok("run", "--name", name, "busybox", "sh", "-c", "echo out; echo err >&2; printf unfinished")
     result = engine.docker("logs", name)
     assert (result.out, result.err) == ("out\nunfinished", "err\n")
 
 
-def test_logs_are_selected_by_tail_and_since(engine: Engine, name: str) -> None:
+def test_options_tail_since_and_until_select_log_lines(engine: Engine, name: str) -> None:
     engine.ok("run", "--name", name, "busybox", "sh", "-c", "echo 1; sleep 0.05; echo 2; sleep 0.05; echo 3")
     assert engine.ok("logs", "--tail", "2", name) == "2\n3"
     assert engine.ok("logs", "--tail", "0", name) == ""
@@ -358,7 +358,7 @@ def test_logs_are_selected_by_tail_and_since(engine: Engine, name: str) -> None:
     assert "3" not in engine.ok("logs", "--until", stamped[1][0], name)
 
 
-def test_logs_follow_ends_with_the_container(engine: Engine, name: str) -> None:
+def test_docker_logs_follow_returns_when_the_container_exits(engine: Engine, name: str) -> None:
     script = "i=0; trap 'echo last; exit 0' TERM; while :; do i=$((i+1)); echo $i; sleep 0.02; done"
     engine.ok("run", "-d", "--name", name, "busybox", "sh", "-c", script)
     following = engine.background("logs", "-f", name)
@@ -384,7 +384,7 @@ def test_logs_are_rotated_by_size_and_number_of_files(engine: Engine, name: str)
     assert json.loads(path.read_text().splitlines()[-1])["log"] == "2000\n"
 
 
-def test_log_drivers_local_and_none_keep_or_drop_output(engine: Engine, name: str) -> None:
+def test_output_can_be_read_with_log_driver_local_but_not_with_none(engine: Engine, name: str) -> None:
     engine.ok("run", "--name", f"{name}l", "--log-driver", "local", "busybox", "echo", "local")
     assert engine.ok("logs", f"{name}l") == "local"
     engine.ok("run", "--name", f"{name}n", "--log-driver", "none", "busybox", "echo", "none")
@@ -393,7 +393,7 @@ def test_log_drivers_local_and_none_keep_or_drop_output(engine: Engine, name: st
     assert result.err == "Error response from daemon: configured logging driver does not support reading\n"
 
 
-def test_long_lines_are_whole_in_logs(engine: Engine, name: str) -> None:
+def test_docker_logs_prints_long_lines_unbroken(engine: Engine, name: str) -> None:
     engine.ok("run", "--name", name, "busybox", "sh", "-c", "head -c 100000 /dev/zero | tr '\\0' x; echo; echo end")
     assert engine.ok("logs", name) == "x" * 100_000 + "\nend"
 
@@ -401,7 +401,7 @@ def test_long_lines_are_whole_in_logs(engine: Engine, name: str) -> None:
 # --- many containers ----------------------------------------------------------------------------------------------------
 
 
-def test_twelve_concurrent_runs_keep_output_and_exit_codes(engine: Engine, name: str) -> None:
+def test_twelve_concurrent_docker_run_commands_get_their_own_output_and_exit_codes(engine: Engine, name: str) -> None:
     running = [
         subprocess.Popen(
             ["docker", "run", "--rm", "busybox", "sh", "-c", f"echo {n}; exit {n}"], env=engine.env, stdout=subprocess.PIPE

@@ -61,7 +61,7 @@ def test_container_survives_a_kill_of_the_daemon(live: Engine) -> None:
     live.ok("rm", "-f", "cc")
 
 
-def test_container_with_a_silent_monitor_is_adopted_once_it_answers(live: Engine) -> None:
+def test_container_is_adopted_as_soon_as_its_silent_monitor_answers(live: Engine) -> None:
     """A monitor that waits for a stalled disk does not answer. Its container is listed, and usable once the monitor
     answers."""
     live.ok("run", "-d", "--name", "cc", *SLEEP)
@@ -91,7 +91,9 @@ def test_container_with_a_silent_monitor_is_adopted_once_it_answers(live: Engine
 
 @pytest.mark.parametrize("when", ["at boot", "later"])
 @pytest.mark.parametrize("command", [("kill", "cc"), ("stop", "-t", "1", "cc"), ("rm", "-f", "cc")])
-def test_a_container_whose_monitor_is_stopped_can_be_ended(live: Engine, when: str, command: tuple[str, ...]) -> None:
+def test_container_with_a_suspended_monitor_can_be_stopped_and_removed(
+    live: Engine, when: str, command: tuple[str, ...]
+) -> None:
     live.ok("run", "-d", "--name", "cc", *SLEEP)
     pid, monitor = live.inspect("cc")["State"]["Pid"], live.monitor("cc")
     if when == "at boot":
@@ -109,7 +111,7 @@ def test_a_container_whose_monitor_is_stopped_can_be_ended(live: Engine, when: s
 
 @pytest.fixture
 def slow(fresh: Callable[..., Engine], tmp_path: Path) -> Engine:
-    """The runtime is slow to delete a container."""
+    """An engine whose runtime is slow to delete a container."""
     runtime = tmp_path / "slow-runtime"
     runtime.write_text(
         f'#!/bin/sh\nfor word; do [ "$word" = delete ] && sleep {patience(4)}; done\n'
@@ -136,7 +138,7 @@ def test_an_exit_that_was_recorded_is_not_recorded_again(slow: Engine) -> None:
     slow.ok("rm", "-f", "cc")
 
 
-def test_crash_during_a_restart_does_not_count_as_a_stop(slow: Engine) -> None:
+def test_container_runs_again_if_the_daemon_was_killed_during_its_restart(slow: Engine) -> None:
     slow.ok("run", "-d", "--name", "cc", "--restart", "unless-stopped", *SLEEP)
     restarting = slow.background("restart", "-t", "0", "cc")
     until(lambda: slow.state("cc") == "exited", "the first half")
@@ -148,7 +150,7 @@ def test_crash_during_a_restart_does_not_count_as_a_stop(slow: Engine) -> None:
 
 
 def test_killed_zygote_is_replaced_and_containers_keep_running(live: Engine) -> None:
-    """A daemon whose zygote is killed starts another one."""
+    """A daemon whose zygote is killed starts another zygote."""
     live.ok("run", "-d", "--name", "cc", *SLEEP)
     pid = live.inspect("cc")["State"]["Pid"]
     first = live.zygote
@@ -197,7 +199,7 @@ def test_container_whose_monitor_dies_with_the_daemon_is_recorded_as_exited(live
 
 
 @pytest.mark.parametrize("end", ["stop", "kill"])
-def test_output_written_without_a_daemon_is_in_the_log(live: Engine, end: str) -> None:
+def test_log_contains_output_that_was_written_while_no_daemon_was_running(live: Engine, end: str) -> None:
     script = "i=0; while [ $i -lt 60000 ]; do i=$((i+1)); echo line $i; done; echo complete; sleep 600"
     live.ok("run", "-d", "--name", "cc", "busybox", "sh", "-c", script)
     path = Path(live.inspect("cc")["LogPath"])
@@ -229,7 +231,7 @@ def test_log_has_no_gap_across_restarts_of_the_daemon(live: Engine) -> None:
     live.ok("rm", "cc")
 
 
-def test_exits_without_a_daemon_are_recorded_at_the_next_start(live: Engine) -> None:
+def test_daemon_records_exits_that_happened_while_no_daemon_was_running(live: Engine) -> None:
     until_go = "until [ -e /go/go ]; do sleep 0.02; done"
     second = f"[ -e /go/second ] && exec sleep 600; {until_go}; touch /go/second; exit 9"
 
@@ -357,7 +359,7 @@ def test_stop_of_the_daemon_stops_containers(fresh: Callable[..., Engine]) -> No
     assert engine.state("stopped-unless") == "exited"
 
 
-def test_boot_after_a_crash_stops_containers_without_live_restore(fresh: Callable[..., Engine]) -> None:
+def test_daemon_without_live_restore_stops_containers_that_run_since_before_its_crash(fresh: Callable[..., Engine]) -> None:
     engine = fresh({"shutdown-timeout": 3})
     engine.ok("run", "-d", "--name", "cc", "--stop-timeout", "0", *SLEEP)
     engine.ok("run", "-d", "--name", "again", "--stop-timeout", "0", "--restart", "always", *SLEEP)
@@ -370,7 +372,7 @@ def test_boot_after_a_crash_stops_containers_without_live_restore(fresh: Callabl
     assert engine.inspect("again")["State"]["Pid"] not in pids
 
 
-def test_containers_start_when_the_daemon_starts_after_those_they_depend_on(fresh: Callable[..., Engine]) -> None:
+def test_starting_daemon_starts_containers_in_the_order_of_their_dependencies(fresh: Callable[..., Engine]) -> None:
     """A starting daemon starts a container after the containers to which it is linked or whose network it uses."""
     engine = fresh({"shutdown-timeout": 3})
     options = ("-d", "--restart", "always", "--stop-timeout", "0")
@@ -408,7 +410,7 @@ def test_container_paused_by_a_commit_is_resumed_after_a_kill_of_the_daemon(live
     until(lambda: live.docker("exec", "cc", "echo", "well").out == "well\n", "it is thawed")
 
 
-def test_container_of_a_killed_monitor_is_recorded_and_restarted_by_policy(engine: Engine, name: str) -> None:
+def test_container_of_a_killed_monitor_is_recorded_as_exited_and_restarted_by_its_policy(engine: Engine, name: str) -> None:
     engine.ok("run", "-d", "--name", name, *SLEEP)
     engine.ok("run", "-d", "--name", f"{name}r", "--restart", "always", *SLEEP)
     waiting = engine.background("wait", name)

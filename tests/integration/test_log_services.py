@@ -61,7 +61,7 @@ def settled(records: Callable[[], int], least: int) -> None:
 def sent(
     sides: tuple[Side, Side], kind: str, path: Path, driver: str, options: dict[str, str]
 ) -> tuple[list[bytes], list[bytes]]:
-    """What dockerd and Orlop send: datagrams, or the data of each connection that sent some."""
+    """The datagrams that dockerd and Orlop send, or the data of each connection. Empty data is left out."""
 
     def do(side: Side) -> list[bytes]:
         recorder = RecordingService(kind, path=str(path / side.name) if kind.startswith("unix") else "")
@@ -86,7 +86,7 @@ SYSLOG = [
 
 
 @pytest.mark.parametrize("kind, options", SYSLOG, ids=[kind for kind, _ in SYSLOG])
-def test_syslog_messages_equal_dockerds(
+def test_syslog_messages_are_the_same_as_those_of_dockerd(
     sides: tuple[Side, Side], tmp_path: Path, kind: str, options: dict[str, str]
 ) -> None:
     def plain(records: list[bytes]) -> bytes:
@@ -102,7 +102,9 @@ def test_syslog_messages_equal_dockerds(
 
 @pytest.mark.parametrize("kind, options", [("udp", ATTRIBUTES), ("udp", {"gelf-compression-type": "none"}), ("tcp", {})],
                          ids=["compressed", "chunks", "tcp"])  # fmt: skip
-def test_gelf_messages_equal_dockerds(sides: tuple[Side, Side], tmp_path: Path, kind: str, options: dict[str, str]) -> None:
+def test_gelf_messages_are_the_same_as_those_of_dockerd(
+    sides: tuple[Side, Side], tmp_path: Path, kind: str, options: dict[str, str]
+) -> None:
     def messages(records: list[bytes]) -> list[dict[str, Any]]:
         parts = b"".join(records).split(b"\0") if kind == "tcp" else _assembled(records)
         found = [json.loads(zlib.decompress(part, 47) if part[:1] != b"{" else part) for part in parts if part]
@@ -118,7 +120,7 @@ def test_gelf_messages_equal_dockerds(sides: tuple[Side, Side], tmp_path: Path, 
 
 
 def _assembled(datagrams: list[bytes]) -> list[bytes]:
-    """The messages, whose chunks have a header of 12 bytes: two fixed ones, an identifier, a number and a count."""
+    """The messages, whose chunks have a header of 12 bytes: two fixed bytes, an identifier, a number and a count."""
     found: list[bytes] = []
     for datagram in datagrams:
         is_chunk = datagram.startswith(b"\x1e\x0f")
@@ -131,7 +133,7 @@ def _assembled(datagrams: list[bytes]) -> list[bytes]:
 
 @pytest.mark.parametrize("kind, options", [("tcp", ATTRIBUTES), ("unix", {"fluentd-sub-second-precision": "true"})],
                          ids=["tcp", "unix"])  # fmt: skip
-def test_fluentd_messages_equal_dockerds(
+def test_fluentd_messages_are_the_same_as_those_of_dockerd(
     sides: tuple[Side, Side], tmp_path: Path, kind: str, options: dict[str, str]
 ) -> None:
     def entries(records: list[bytes]) -> list[Any]:
@@ -150,7 +152,7 @@ def test_fluentd_messages_equal_dockerds(
 
 
 @pytest.mark.parametrize("form", ["inline", "json", "raw"])
-def test_splunk_events_equal_dockerds(sides: tuple[Side, Side], form: str) -> None:
+def test_splunk_events_are_the_same_as_those_of_dockerd(sides: tuple[Side, Side], form: str) -> None:
     def do(side: Side) -> Any:
         collector = Collector()
         options = {
@@ -221,7 +223,7 @@ WRONG = [
 ]
 
 
-def test_wrong_options_are_refused_as_by_dockerd(sides: tuple[Side, Side]) -> None:
+def test_wrong_log_options_are_refused_as_by_dockerd(sides: tuple[Side, Side]) -> None:
     def do(side: Side) -> Any:
         found = []
         for driver, options in WRONG:
@@ -237,7 +239,7 @@ def test_wrong_options_are_refused_as_by_dockerd(sides: tuple[Side, Side]) -> No
     assert theirs == ours
 
 
-def test_log_is_read_from_the_copy(shared: Engine) -> None:
+def test_docker_logs_reads_the_local_copy_of_a_log_that_goes_to_a_service(shared: Engine) -> None:
     recorder = RecordingService("udp")
     try:
         options = ["--log-driver=syslog", f"--log-opt=syslog-address={recorder.address}"]
@@ -291,7 +293,7 @@ def test_rsyslog_receives_all_lines(shared: Engine, tmp_path: Path) -> None:
         service.wait(10)
 
 
-def test_service_that_is_down_does_not_block_containers(shared: Engine) -> None:
+def test_log_service_that_is_down_does_not_block_containers(shared: Engine) -> None:
     """The container's start, output and end do not wait for the service."""
     options = ["--log-driver=syslog", "--log-opt=syslog-address=tcp://127.0.0.1:1"]
     script = "head -c 30000000 /dev/zero | tr '\\0' '\\n'; echo done >&2"

@@ -76,7 +76,7 @@ def remove(engine: Engine, network: str) -> None:
     engine.ok("network", "rm", network)
 
 
-def test_containers_of_macvlan_networks_have_names_and_addresses_of_their_own(
+def test_containers_of_macvlan_networks_have_their_own_names_and_addresses(
     engine: Engine, network: str, remote: Remote
 ) -> None:
     static = f"{remote.subnet}.130"
@@ -95,7 +95,7 @@ def test_containers_of_macvlan_networks_have_names_and_addresses_of_their_own(
     assert not lookup(engine, "one", "two")
 
 
-def test_running_container_is_connected_and_disconnected(engine: Engine, network: str, remote: Remote) -> None:
+def test_running_container_can_be_connected_and_disconnected(engine: Engine, network: str, remote: Remote) -> None:
     engine.ok("run", "-d", "--name", "one", *SLEEP)
     engine.ok("network", "connect", "--ip", f"{remote.subnet}.9", network, "one")
     assert remote.reaches(f"{remote.subnet}.9")
@@ -110,7 +110,7 @@ def test_running_container_is_connected_and_disconnected(engine: Engine, network
     assert remote.reaches(engine.address("one", network))
 
 
-def test_network_without_parent_is_internal(engine: Engine, name: str) -> None:
+def test_macvlan_network_without_a_parent_interface_is_internal(engine: Engine, name: str) -> None:
     made = f"alone-{name}"
     engine.ok("network", "create", "-d", "macvlan", made)
     try:
@@ -125,7 +125,9 @@ def test_network_without_parent_is_internal(engine: Engine, name: str) -> None:
         remove(engine, made)
 
 
-def test_network_without_addresses_connects_only_links(engine: Engine, remote: Remote, name: str) -> None:
+def test_macvlan_network_without_ipam_gives_containers_an_interface_without_address(
+    engine: Engine, remote: Remote, name: str
+) -> None:
     """With the IPAM driver `null`, programs of the container set the addresses (by DHCP, for example)."""
     made = f"null-{name}"
     engine.ok("network", "create", "-d", "macvlan", "-o", f"parent={remote.parent}", "--ipam-driver", "null", made)
@@ -203,7 +205,7 @@ def test_invalid_options_are_refused_like_in_dockerd(
 
 
 @needs_dockerd
-def test_inspect_shows_the_same_as_dockerd(sides: tuple[Side, Side], remote: Remote) -> None:
+def test_inspect_of_a_network_shows_the_same_as_dockerd(sides: tuple[Side, Side], remote: Remote) -> None:
     ipam = [
         {"Subnet": f"{remote.subnet}.0/25", "AuxiliaryAddresses": {"a": f"{remote.subnet}.2"}},
         {"Subnet": f"{remote.subnet}.128/25", "Gateway": f"{remote.subnet}.250"},
@@ -247,7 +249,7 @@ def test_inspect_shows_the_same_as_dockerd(sides: tuple[Side, Side], remote: Rem
 
 
 @needs_dockerd
-def test_configuration_only_networks_are_like_in_dockerd(sides: tuple[Side, Side], remote: Remote) -> None:
+def test_configuration_only_networks_behave_as_in_dockerd(sides: tuple[Side, Side], remote: Remote) -> None:
     """A network that is made from `parity-cfg` gets the settings of `parity-cfg`."""
     shown = []
     ipam = {"Config": [{"Subnet": f"{remote.subnet}.0/24"}]}

@@ -135,7 +135,7 @@ def test_root_of_a_running_container_is_not_mounted_on_the_host(place: Place) ->
     place.run(test)
 
 
-def test_the_log_is_complete_at_the_exit(runc: Place) -> None:
+def test_log_of_a_container_is_complete_when_its_exit_is_reported(runc: Place) -> None:
     async def test(host: MonitorHost) -> None:
         log, directory = _log(runc)
         case = await host.case(["sh", "-c", "echo one; echo two >&2; echo -n three"], log=log)
@@ -183,7 +183,7 @@ def test_standard_input_of_fifty_megabytes_arrives_complete(runc: Place) -> None
     runc.run(test)
 
 
-def test_end_of_one_attached_input_keeps_the_input_of_the_container_open(runc: Place) -> None:
+def test_input_of_a_container_stays_open_when_one_attached_client_ends_its_input(runc: Place) -> None:
     async def test(host: MonitorHost) -> None:
         case = await host.case(["cat"], stdin=True)
         first = await case.monitor.attach(Attach(stdin=True, stdout=True))
@@ -295,7 +295,7 @@ def test_out_of_memory_is_reported(place: Place) -> None:
     place.run(test)
 
 
-def test_slow_reader_gets_all_of_two_hundred_megabytes(runc: Place) -> None:
+def test_slow_reader_gets_all_of_two_hundred_megabytes_of_output(runc: Place) -> None:
     size = 200_000_000
 
     async def test(host: MonitorHost) -> None:
@@ -334,7 +334,7 @@ def test_disconnected_client_does_not_block_the_container(runc: Place) -> None:
     runc.run(test)
 
 
-def test_monitor_without_a_container_ends_with_its_daemon(runc: Place) -> None:
+def test_monitor_without_a_container_exits_when_its_daemon_disconnects(runc: Place) -> None:
     async def test(host: MonitorHost) -> None:
         case = await host.case(["true"])
         pid = case.monitor.pid

@@ -58,7 +58,7 @@ def _on_a_host(top: Path, script: str) -> None:
     assert done.returncode == 0, done.stderr
 
 
-def test_mount_of_the_root_does_not_reach_the_host(tmp_path: Path) -> None:
+def test_root_file_system_of_a_sandbox_is_not_mounted_on_the_host(tmp_path: Path) -> None:
     _on_a_host(
         tmp_path,
         """
@@ -79,7 +79,7 @@ assert mounted() == set()
     )
 
 
-def test_links_of_the_image_do_not_lead_a_mount_out(tmp_path: Path) -> None:
+def test_symlinks_of_the_image_do_not_lead_a_mount_out_of_the_root_file_system(tmp_path: Path) -> None:
     _on_a_host(
         tmp_path,
         """
@@ -105,7 +105,7 @@ in_sandbox(check, mounts=(
     )
 
 
-def test_a_monitor_pins_no_file_system_of_the_host(tmp_path: Path) -> None:
+def test_monitor_keeps_only_needed_file_systems_of_the_host_mounted(tmp_path: Path) -> None:
     _on_a_host(
         tmp_path,
         """
@@ -120,7 +120,7 @@ assert f"{top}/stick/inner" in mounted()
     )
 
 
-def test_mounts_of_the_host_stay_mounted_on_the_host(tmp_path: Path) -> None:
+def test_unmount_in_the_sandbox_unmounts_nothing_on_the_host(tmp_path: Path) -> None:
     _on_a_host(
         tmp_path,
         """
@@ -140,7 +140,7 @@ assert mounted() == everything
     )
 
 
-def test_network_namespace_is_new_and_has_only_loopback(tmp_path: Path) -> None:
+def test_sandbox_has_a_new_network_namespace_with_only_loopback(tmp_path: Path) -> None:
     _on_a_host(
         tmp_path,
         """

@@ -1,5 +1,5 @@
-"""The network of a start, as the engine sets it up: plan, attach, and the monitor's relay for traffic that nftables does not
-forward."""
+"""The network of a container, as the engine sets it up at its start: plan, attach, and the monitor's relay
+for traffic that nftables does not forward."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ class Daemon:
             await self.close()
 
 
-def test_ports_on_loopback_are_served_by_the_monitor_without_the_daemon(tmp_path: Path) -> None:
+def test_monitor_serves_published_ports_on_loopback_without_the_daemon(tmp_path: Path) -> None:
     with contextlib.ExitStack() as stack:
         host = linux.new_network_namespace()
         stack.callback(os.close, host)

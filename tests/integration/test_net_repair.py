@@ -93,7 +93,7 @@ async def set_up(host: Host) -> tuple[Namespace, Namespace, list[tuple[Endpoint,
 
 
 @pytest.mark.parametrize("damage", DAMAGES)
-def test_damage_is_reported_and_repaired(damage: str) -> None:
+def test_damage_to_a_network_is_reported_and_repaired(damage: str) -> None:
     spoil, word = DAMAGES[damage]
 
     async def body(host: Host) -> None:
@@ -112,7 +112,7 @@ def test_damage_is_reported_and_repaired(damage: str) -> None:
 
 
 @pytest.mark.parametrize("damage", ["bridge deleted", "veth deleted", "veth unplugged", "veth down", "rule deleted"])
-def test_damage_is_repaired_by_the_next_start(damage: str) -> None:
+def test_damage_to_a_network_is_repaired_at_the_next_start_of_the_daemon(damage: str) -> None:
     async def body(host: Host) -> None:
         one, two, held = await set_up(host)
         address = mac()
@@ -129,9 +129,9 @@ def test_damage_is_repaired_by_the_next_start(damage: str) -> None:
 
 
 @on_host()
-async def test_damage_is_repaired_without_a_daemon(host: Host) -> None:
-    """A new driver knows only the networks and endpoints that it gets as arguments of `audit`. It keeps those of running
-    containers."""
+async def test_damage_to_a_network_is_repaired_without_a_daemon(host: Host) -> None:
+    """A new driver knows only the networks and endpoints that it gets as arguments of `audit`. It keeps networks and
+    endpoints of running containers."""
     one, two, held = await set_up(host)
     await host.driver.close()
     run("nft", "delete", "element", *TABLE, "masquerade4", "{ 10.211.0.0/24 }")
@@ -144,7 +144,7 @@ async def test_damage_is_repaired_without_a_daemon(host: Host) -> None:
 
 
 @on_host()
-async def test_a_namespace_that_has_ended_is_not_repaired(host: Host) -> None:
+async def test_endpoint_whose_network_namespace_is_gone_is_not_repaired(host: Host) -> None:
     _, _, ((endpoint, state), *_) = await set_up(host)
     run("ip", "link", "del", state.host_link)
     gone = [(msgspec.structs.replace(endpoint, netns="/proc/0/ns/net"), state)]
@@ -154,7 +154,7 @@ async def test_a_namespace_that_has_ended_is_not_repaired(host: Host) -> None:
 
 
 @on_host()
-async def test_an_administrators_bridge_is_not_corrected(host: Host) -> None:
+async def test_settings_of_a_bridge_that_the_administrator_has_made_are_not_corrected(host: Host) -> None:
     """Additional addresses and another MTU are not faults; a missing address of Orlop is a fault."""
     run("ip", "link", "add", "br-admin", "mtu", "1450", "type", "bridge")
     run("ip", "addr", "add", "10.9.9.1/24", "dev", "br-admin")
@@ -168,7 +168,7 @@ async def test_an_administrators_bridge_is_not_corrected(host: Host) -> None:
 
 
 @on_host()
-async def test_missing_accept_rules_for_dockerd_are_added(host: Host) -> None:
+async def test_missing_accept_rules_in_the_chain_docker_user_are_added(host: Host) -> None:
     run("nft", "add", "table", "ip", "filter")
     run("nft", "add", "chain", "ip", "filter", "DOCKER-USER")
     await host.driver.create_network(NETWORK)

@@ -92,7 +92,7 @@ def route_to_containers(host: Host) -> None:
 
 
 @on_host()
-async def test_routed_network_opens_published_ports_at_the_containers_address(host: Host) -> None:
+async def test_published_ports_of_a_routed_network_are_open_at_the_address_of_the_container(host: Host) -> None:
     network = mode("routed")
     await host.driver.create_network(network)
     route_to_containers(host)
@@ -118,7 +118,7 @@ async def test_routed_network_opens_published_ports_at_the_containers_address(ho
 
 
 @on_host()
-async def test_unprotected_network_is_reached_at_all_ports(host: Host) -> None:
+async def test_containers_of_an_unprotected_network_are_reached_at_all_ports(host: Host) -> None:
     network = mode("nat-unprotected", "nat")
     await host.driver.create_network(network)
     route_to_containers(host)
@@ -131,7 +131,7 @@ async def test_unprotected_network_is_reached_at_all_ports(host: Host) -> None:
 
 
 @on_host()
-async def test_isolated_network_has_no_address_of_the_host(host: Host) -> None:
+async def test_isolated_network_has_no_address_on_the_host(host: Host) -> None:
     network = mode("isolated", "isolated", internal=True)
     await host.driver.create_network(network)
     one, _, _ = await host.container(2, network=network)
@@ -142,7 +142,7 @@ async def test_isolated_network_has_no_address_of_the_host(host: Host) -> None:
 
 
 @on_host()
-async def test_internal_network_reaches_only_its_own_containers(host: Host) -> None:
+async def test_container_of_an_internal_network_reaches_only_containers_of_this_network(host: Host) -> None:
     network = msgspec.structs.replace(NETWORK, internal=True)
     await host.driver.create_network(network)
     one, _, _ = await host.container(2, network=network)
@@ -167,12 +167,12 @@ async def no_inter_container_traffic(host: Host) -> None:
 
 
 @on_host()
-async def test_without_icc_containers_do_not_reach_each_other(host: Host) -> None:
+async def test_containers_do_not_reach_each_other_if_icc_is_off(host: Host) -> None:
     await no_inter_container_traffic(host)
 
 
 @on_host()
-async def test_without_icc_and_br_netfilter_containers_do_not_reach_each_other(host: Host) -> None:
+async def test_containers_do_not_reach_each_other_if_icc_and_br_netfilter_are_off(host: Host) -> None:
     """Without br_netfilter, port isolation of the bridge separates containers."""
     setting = "/proc/sys/net/bridge/bridge-nf-call-iptables"
     if os.path.exists(setting):
@@ -182,7 +182,7 @@ async def test_without_icc_and_br_netfilter_containers_do_not_reach_each_other(h
 
 
 @on_host()
-async def test_without_icc_links_allow_only_exposed_ports(host: Host) -> None:
+async def test_link_gives_access_only_to_exposed_ports_if_icc_is_off(host: Host) -> None:
     """A link gives access to the exposed ports of the linked container, even after its address has changed. It gives no
     access to another container that gets the old address later."""
     network = msgspec.structs.replace(NETWORK, options={"com.docker.network.bridge.enable_icc": "false"})
@@ -230,7 +230,7 @@ async def test_ipv6_containers_reach_each_other_and_publish_ports(host: Host) ->
 
 
 @on_host()
-async def test_connections_continue_while_the_driver_restarts(host: Host) -> None:
+async def test_new_connections_succeed_while_the_bridge_driver_restarts(host: Host) -> None:
     """While one daemon exits and the next daemon restores the rules, every new connection succeeds."""
     await host.driver.create_network(NETWORK)
     _, endpoint, state = await host.container(2, HTTP)
@@ -270,7 +270,7 @@ async def test_flushed_rules_are_restored_at_the_next_start(host: Host) -> None:
 
 
 @on_host()
-async def test_accept_rules_in_docker_user_follow_the_networks(host: Host) -> None:
+async def test_accept_rules_in_docker_user_are_added_and_removed_with_a_network(host: Host) -> None:
     """dockerd's FORWARD policy is drop. Orlop adds accept rules to DOCKER-USER with a network, and removes them with it."""
     rules = """
         table ip filter {
@@ -292,7 +292,7 @@ async def test_accept_rules_in_docker_user_follow_the_networks(host: Host) -> No
 
 
 @on_host()
-async def test_foreign_bridge_and_links_are_kept(host: Host) -> None:
+async def test_bridge_of_an_administrator_is_kept_together_with_its_other_links(host: Host) -> None:
     """A bridge made by an administrator, and other links on it, remain when the network is removed."""
     run("ip", "link", "add", "br-admin", "type", "bridge")
     run("ip", "link", "add", "veth1234567", "type", "veth", "peer", "name", "other0")
@@ -309,7 +309,7 @@ async def test_foreign_bridge_and_links_are_kept(host: Host) -> None:
 
 
 @on_host(iptables=False)
-async def test_without_iptables_no_rules_are_made(host: Host) -> None:
+async def test_driver_adds_no_rules_if_the_setting_iptables_is_false(host: Host) -> None:
     await host.driver.create_network(NETWORK)
     await host.container(2, HTTP)
     two, _, _ = await host.container(3)
@@ -318,7 +318,7 @@ async def test_without_iptables_no_rules_are_made(host: Host) -> None:
 
 
 @on_host()
-async def test_udp_client_reaches_the_port_after_it_has_moved(host: Host) -> None:
+async def test_udp_client_reaches_a_published_port_after_its_container_was_replaced(host: Host) -> None:
     """A client keeps sending from one port while the container behind the published port is replaced."""
     await host.driver.create_network(NETWORK)
     port = PublishedPort("udp", "0.0.0.0", 5353, 53)

@@ -24,7 +24,7 @@ async def watching(host: Host) -> None:
 
 
 @pytest.mark.parametrize("command", ["flush ruleset", "delete table inet TABLE", "flush table inet TABLE"])
-def test_deleted_rules_are_restored(command: str) -> None:
+def test_rules_that_another_program_deletes_are_restored(command: str) -> None:
     async def body(host: Host) -> None:
         await watching(host)
         await host.container(2, HTTP)
@@ -36,7 +36,7 @@ def test_deleted_rules_are_restored(command: str) -> None:
 
 
 @on_host()
-async def test_rules_that_are_deleted_during_the_start_are_restored(host: Host) -> None:
+async def test_rules_that_are_deleted_during_the_start_of_the_daemon_are_restored(host: Host) -> None:
     """Firewall programs often start at the same time as the daemon."""
     await host.driver.create_network(NETWORK)
     table = host.driver._table
@@ -61,7 +61,7 @@ async def test_rules_are_restored_if_the_daemon_started_without_networks(host: H
 
 
 @on_host()
-async def test_failed_attach_leaves_no_port(host: Host) -> None:
+async def test_failed_attach_leaves_no_published_port(host: Host) -> None:
     await watching(host)
 
     def fails() -> None:
@@ -91,7 +91,7 @@ async def test_accept_rules_are_added_when_dockerd_starts_later(host: Host) -> N
 
 
 @on_host()
-async def test_changes_of_the_driver_itself_cause_no_comparison(host: Host) -> None:
+async def test_changes_by_the_driver_itself_do_not_cause_a_comparison_of_rules(host: Host) -> None:
     seen: list[str] = []
     host.driver._mend_later = lambda: seen.append("compared")  # type: ignore[method-assign]
     await watching(host)
@@ -106,14 +106,14 @@ async def test_changes_of_the_driver_itself_cause_no_comparison(host: Host) -> N
     until(lambda: bool(seen), "the announcement")
 
 
-def test_malformed_announcements_are_ignored() -> None:
+def test_malformed_netlink_announcements_are_ignored() -> None:
     chance = random.Random(1)
     for size in range(200):
         concerns(os.urandom(size), "orlop")
         concerns(bytes(chance.choice((0, 2, 3, 8, 10, 16, 20)) for _ in range(size)), "orlop")
 
 
-def test_failed_restoration_is_logged(caplog: pytest.LogCaptureFixture) -> None:
+def test_failed_restoration_of_rules_is_logged(caplog: pytest.LogCaptureFixture) -> None:
     def fail() -> dict[str, object]:
         raise ValueError("no such JSON")
 

@@ -45,12 +45,12 @@ def on(engine: Engine, name: str) -> set[str]:
 
 
 def links(engine: Engine, name: str) -> int:
-    """The number of network interfaces inside."""
+    """The number of network interfaces inside the container."""
     return len([each for each in engine.ok("exec", name, "ls", "/sys/class/net").split() if each != "lo"])
 
 
 def route(engine: Engine, name: str) -> str:
-    """The gateway of the default route inside."""
+    """The gateway of the default route inside the container."""
     lines = engine.ok("exec", name, "ip", "route").splitlines()
     return next((line.split()[2] for line in lines if line.startswith("default")), "")
 
@@ -70,7 +70,7 @@ def test_second_connect_of_a_stopped_container_changes_nothing(
     assert refused.code == 1 and f"endpoint with name {name} already exists in network {one}" in refused.err
 
 
-def test_without_a_default_bridge_containers_have_only_loopback(fresh: Callable[..., Engine]) -> None:
+def test_containers_have_only_loopback_if_the_default_bridge_is_disabled(fresh: Callable[..., Engine]) -> None:
     """With `"bridge": "none"`, a container that names no network has no network, as in Docker."""
     engine = fresh({"bridge": "none"})
     for flags in ([], ["--network", "bridge"], ["-p", f"{free_port()}:80"]):
@@ -126,7 +126,7 @@ def test_container_is_only_on_the_requested_networks(engine: Engine, name: str, 
     assert engine.inspect(f"{name}c")["NetworkSettings"]["Networks"][other]["MacAddress"] == mac
 
 
-def test_network_is_selected_by_its_id(engine: Engine, name: str, networks: Callable[..., str]) -> None:
+def test_create_request_can_select_a_network_by_its_id(engine: Engine, name: str, networks: Callable[..., str]) -> None:
     one, two = networks("one"), networks("two")
     ids = {each["Name"]: each["Id"] for each in engine.api("GET", "/networks")[1]}
     assert create(engine, name, {one: {"NetworkID": ids[two]}})[0] == 201
@@ -137,7 +137,7 @@ def test_network_is_selected_by_its_id(engine: Engine, name: str, networks: Call
     assert (on(engine, f"{name}c"), mode(engine, f"{name}c"), links(engine, f"{name}c")) == ({one}, ids[one], 1)
 
 
-def test_removed_network_is_not_replaced_by_one_whose_id_begins_with_its_name(engine: Engine, name: str) -> None:
+def test_name_of_a_removed_network_does_not_match_the_id_of_another_network(engine: Engine, name: str) -> None:
     """The name of the removed network is a prefix of another network's ID. The container must not be connected to the other
     network."""
     victim = engine.ok("network", "create", f"victim-{name}")
@@ -154,7 +154,9 @@ def test_removed_network_is_not_replaced_by_one_whose_id_begins_with_its_name(en
         engine.ok("network", "rm", f"victim-{name}")
 
 
-def test_networks_named_like_modes_are_refused(engine: Engine, name: str, networks: Callable[..., str]) -> None:
+def test_networks_with_the_name_of_a_network_mode_are_refused(
+    engine: Engine, name: str, networks: Callable[..., str]
+) -> None:
     other = networks("other")
     engine.ok("run", "-d", "--name", f"{name}x", *SLEEP)
     for network in ("default", "host", f"container:{engine.inspect(f'{name}x')['Id']}"):
@@ -173,7 +175,7 @@ def test_networks_named_like_modes_are_refused(engine: Engine, name: str, networ
         assert status == 400, (endpoints, network_mode, said)
 
 
-def test_running_container_leaves_and_joins_networks(engine: Engine, name: str, networks: Callable[..., str]) -> None:
+def test_running_container_can_leave_and_join_networks(engine: Engine, name: str, networks: Callable[..., str]) -> None:
     one, two = networks("one"), networks("two")
     engine.ok("run", "-d", "--name", name, "--network", one, *SLEEP)
     engine.ok("network", "disconnect", one, name)
@@ -207,7 +209,9 @@ def _from_every_side(engine: Engine, port: int, name: str) -> None:
         served(engine, address, name)
 
 
-def test_gateway_follows_connects_and_disconnects(engine: Engine, name: str, networks: Callable[..., str]) -> None:
+def test_default_gateway_is_chosen_again_after_each_connect_and_disconnect(
+    engine: Engine, name: str, networks: Callable[..., str]
+) -> None:
     one, two, port = networks("one"), networks("two"), free_port()
     web(engine, name, "-p", f"{port}:80")
     _from_every_side(engine, port, name)
@@ -244,7 +248,9 @@ def test_gateway_follows_connects_and_disconnects(engine: Engine, name: str, net
     _from_every_side(engine, port, name)
 
 
-def test_ports_are_published_once_a_network_has_a_gateway(engine: Engine, name: str, networks: Callable[..., str]) -> None:
+def test_ports_are_published_when_a_network_with_a_gateway_is_connected(
+    engine: Engine, name: str, networks: Callable[..., str]
+) -> None:
     inner, port = networks("inner", "--internal"), free_port()
     web(engine, name, "-p", f"{port}:80", "--network", inner)
     assert (route(engine, name), engine.ok("port", name)) == ("", "")
@@ -254,7 +260,7 @@ def test_ports_are_published_once_a_network_has_a_gateway(engine: Engine, name: 
 
 
 def test_ports_are_published_on_the_recorded_network_after_a_crash(fresh: Callable[..., Engine]) -> None:
-    """The next daemon publishes ports on the network of the row."""
+    """The next daemon publishes ports on the network that the container's row contains."""
     engine, port = fresh({"live-restore": True, "shutdown-timeout": 3}), free_port()
     engine.ok("network", "create", "other")
     web(engine, "web", "-p", f"{port}:80")

@@ -1,4 +1,4 @@
-"""Networks for users: published ports from every side, modes, DNS names, user-defined networks."""
+"""Networks with the docker client: published ports from every side, modes, DNS names, user-defined networks."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def wget(engine: Engine, address: str, *flags: str) -> str:
     return engine.docker("run", "--rm", *flags, "busybox", "wget", "-qO-", "-T", "5", f"http://{address}/").line
 
 
-def test_published_port_is_reached_from_every_address(engine: Engine, name: str) -> None:
+def test_published_port_is_reached_at_every_address(engine: Engine, name: str) -> None:
     port = free_port()
     web(engine, name, "-p", f"{port}:80")
     served(engine, f"127.0.0.1:{port}", name)
@@ -94,7 +94,7 @@ def test_udp_port_is_published(engine: Engine, name: str) -> None:
                     assert client.recv(100) == b"got " + text
 
 
-def test_routed_network_publishes_at_the_containers_address(engine: Engine, name: str) -> None:
+def test_published_port_of_a_routed_network_is_reached_at_the_address_of_the_container(engine: Engine, name: str) -> None:
     """In Docker's gateway mode `routed`, no port of the host is used, and inspect shows an empty host port."""
     network, port = f"routed-{name}", free_port()
     engine.ok("network", "create", "-o", "com.docker.network.bridge.gateway_mode_ipv4=routed", network)
@@ -128,12 +128,12 @@ def test_taken_port_is_refused(engine: Engine, name: str) -> None:
     engine.ok("start", f"{name}b")
 
 
-def test_network_none_has_only_loopback(engine: Engine) -> None:
+def test_container_with_network_none_has_only_loopback(engine: Engine) -> None:
     out = engine.ok("run", "--rm", "--network", "none", "busybox", "sh", "-c", "ls /sys/class/net; ip route")
     assert out == "lo"
 
 
-def test_network_host_shows_the_hosts_links(engine: Engine) -> None:
+def test_container_with_network_host_sees_the_interfaces_of_the_host(engine: Engine) -> None:
     own = json.loads(engine.run(["ip", "-j", "link"], check=0).out)
     out = engine.ok("run", "--rm", "--network", "host", "busybox", "sh", "-c", "ls /sys/class/net; hostname")
     assert "lo" in out.split()
@@ -141,7 +141,7 @@ def test_network_host_shows_the_hosts_links(engine: Engine) -> None:
     assert out.splitlines()[-1] == socket.gethostname()
 
 
-def test_network_of_another_container_is_shared(engine: Engine, name: str) -> None:
+def test_container_can_share_the_network_of_another_container(engine: Engine, name: str) -> None:
     web(engine, name)
     until(lambda: wget(engine, "127.0.0.1:80", "--network", f"container:{name}") == f"page of {name}", "the shared loopback")
     out = engine.ok("run", "--rm", "--network", f"container:{name}", "busybox", "hostname")
@@ -162,7 +162,7 @@ def test_missing_networks_are_reported(engine: Engine, name: str) -> None:
     assert (result.code, result.err) == (125, "docker: Error response from daemon: No such container: no-such.\n")
 
 
-def test_containers_of_a_user_network_reach_only_each_other(engine: Engine, name: str) -> None:
+def test_containers_of_a_user_defined_network_reach_only_each_other(engine: Engine, name: str) -> None:
     network = f"n-{name}"
     engine.ok("network", "create", network)
     try:
@@ -190,7 +190,7 @@ def test_container_gets_a_requested_address(engine: Engine, name: str) -> None:
         engine.ok("network", "rm", network)
 
 
-def test_link_is_removed_with_its_container(engine: Engine, name: str) -> None:
+def test_network_interface_on_the_bridge_is_removed_with_its_container(engine: Engine, name: str) -> None:
     def ports() -> list[str]:
         links = json.loads(engine.run(["ip", "-j", "link", "show", "master", engine.bridge], check=0).out)
         return [link["ifname"] for link in links]

@@ -44,7 +44,7 @@ def samples(text: str) -> dict[str, float]:
     return {name: float(value) for name, _, value in rows}
 
 
-def test_metrics_count_requests_and_actions(fresh: Fresh) -> None:
+def test_metrics_contain_the_numbers_of_requests_and_container_actions(fresh: Fresh) -> None:
     port = free_port()
     engine = fresh(config={"metrics-addr": f"127.0.0.1:{port}", "bridge": "none", "shutdown-timeout": 2})
     engine.ok("run", "-d", "--network", "none", "--name", "runs", BUSYBOX, "sleep", "1000")
@@ -91,7 +91,7 @@ def test_metrics_count_requests_and_actions(fresh: Fresh) -> None:
     assert f"metrics are at http://127.0.0.1:{port}/metrics" in engine.log()
 
 
-def test_metrics_warn_off_loopback_and_report_a_taken_address(fresh: Fresh) -> None:
+def test_daemon_warns_of_a_public_metrics_address_and_reports_an_address_in_use(fresh: Fresh) -> None:
     port = free_port()
     engine = fresh(config={"metrics-addr": f"0.0.0.0:{port}", "bridge": "none"})
     assert f"metrics-addr: anyone who can reach 0.0.0.0:{port} can read" in engine.log()
@@ -127,7 +127,7 @@ def debugging(engine: Engine) -> Iterator[None]:
         reload(engine)
 
 
-def test_debug_routes_exist_only_with_debug(engine: Engine, name: str) -> None:
+def test_debug_routes_exist_only_if_debug_is_enabled(engine: Engine, name: str) -> None:
     assert engine.api("GET", "/debug/tasks") == (404, {"message": "page not found"})
     engine.ok("run", "-d", "--name", name, "--network", "none", BUSYBOX, "sleep", "1000")
     with debugging(engine):
@@ -216,7 +216,7 @@ def priorities(pid: int) -> set[int]:
         return set()
 
 
-def test_priority_is_higher_only_during_a_boot(fresh: Fresh) -> None:
+def test_daemon_has_a_higher_priority_only_during_its_start(fresh: Fresh) -> None:
     usual = os.getpriority(os.PRIO_PROCESS, 0)
     engine = fresh(config={"bridge": "none"})
     engine.ok("run", "-d", "--name", "started", "--restart", "always", "--network", "none", BUSYBOX, "sleep", "1000")
@@ -306,7 +306,7 @@ def test_only_a_slow_reader_of_events_loses_events(engine: Engine, name: str) ->
 SAYS = "trap 'echo {0}; exit {1}' {0}; echo ready; while :; do sleep 0.1; done"
 
 
-def test_shutdown_stops_containers_concurrently_with_their_own_settings(fresh: Fresh) -> None:
+def test_shutdown_stops_containers_concurrently_with_their_own_signals_and_timeouts(fresh: Fresh) -> None:
     engine = fresh(config={"bridge": "none", "shutdown-timeout": 1, "live-restore": False})
     common = ("run", "-d", "--network", "none")
     engine.ok(*common, "--name", "term", "--stop-timeout", "9", BUSYBOX, "sh", "-c", SAYS.format("TERM", 3))
@@ -332,7 +332,7 @@ def test_shutdown_stops_containers_concurrently_with_their_own_settings(fresh: F
     assert engine.ok("logs", "usr1").endswith("USR1")
 
 
-def test_second_signal_ends_the_wait_for_containers(fresh: Fresh) -> None:
+def test_second_signal_to_the_daemon_ends_its_wait_for_containers(fresh: Fresh) -> None:
     """A container with an infinite stop timeout delays the shutdown until a second signal."""
     engine = fresh(config={"bridge": "none", "shutdown-timeout": 1})
     engine.ok("run", "-d", "--network", "none", "--stop-timeout", "-1", "--name", "deaf", BUSYBOX, "sleep", "1000")

@@ -31,7 +31,7 @@ def _run(engine: Engine, mounts: list[str], script: str, *flags: str) -> Result:
     return engine.docker("run", "--rm", "--network", "none", *flags, *words, "busybox", "sh", "-c", script)
 
 
-def test_read_only_mounts_include_mounts_below_unless_switched_off(engine: Engine, tmp_path: Path) -> None:
+def test_mounts_below_a_read_only_bind_mount_are_read_only_by_default(engine: Engine, tmp_path: Path) -> None:
     (tmp_path / "sub").mkdir()
     script = "touch /x/a 2>/dev/null && echo top; touch /x/sub/a 2>/dev/null && echo below; ls -d /x/sub/mark 2>/dev/null"
     with mounted(tmp_path / "sub"):
@@ -52,7 +52,9 @@ def test_read_only_mounts_include_mounts_below_unless_switched_off(engine: Engin
                 assert engine.ok("start", "-a", made).split() == seen
 
 
-def test_bind_propagation_decides_which_later_mounts_are_seen(engine: Engine, name: str, tmp_path: Path) -> None:
+def test_propagation_of_a_bind_mount_decides_which_later_mounts_are_visible(
+    engine: Engine, name: str, tmp_path: Path
+) -> None:
     top = tmp_path / "top"
     with mounted(top, shared=True):
         (top / "late").mkdir()
@@ -74,7 +76,7 @@ def test_bind_propagation_decides_which_later_mounts_are_seen(engine: Engine, na
             assert result.code == 125 and f"path {top} is mounted on {top} but it {text}" in result.err
 
 
-def test_missing_sources_are_created_or_refused(engine: Engine, tmp_path: Path) -> None:
+def test_missing_source_of_a_bind_mount_is_created_or_refused_as_requested(engine: Engine, tmp_path: Path) -> None:
     assert _run(engine, [], "ls -A /x", "-v", f"{tmp_path}/made/by:/x").out == ""
     assert (tmp_path / "made/by").is_dir() and os.stat(tmp_path / "made/by").st_mode & 0o777 == 0o755
     result = _run(engine, [f"type=bind,src={tmp_path}/none,dst=/x"], "true")
@@ -84,7 +86,7 @@ def test_missing_sources_are_created_or_refused(engine: Engine, tmp_path: Path) 
     assert status == 201 and (tmp_path / "asked").is_dir()
 
 
-def test_file_is_not_mounted_on_a_directory_or_the_reverse(engine: Engine, tmp_path: Path) -> None:
+def test_file_can_be_mounted_only_on_a_file_and_a_directory_only_on_a_directory(engine: Engine, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("from the host\n")
     assert _run(engine, [], "cat /new/place", "-v", f"{tmp_path}/file:/new/place:ro").out == "from the host\n"
     assert "not a directory" in _run(engine, [], "true", "-v", f"{tmp_path}/file:/etc").err
@@ -152,7 +154,7 @@ def _volumes(engine: Engine) -> set[str]:
     return set(engine.docker("volume", "ls", "-q").out.split())
 
 
-def test_volumes_are_created_shared_and_removed_as_by_docker(engine: Engine, name: str) -> None:
+def test_volumes_are_created_shared_and_removed_as_in_docker(engine: Engine, name: str) -> None:
     before = _volumes(engine)
     engine.ok(
         "run",

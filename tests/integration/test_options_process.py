@@ -27,7 +27,7 @@ def _status(text: str) -> dict[str, str]:
     return {key: " ".join(value.split()) for key, _, value in (line.partition(":") for line in text.splitlines())}
 
 
-def test_many_options_together_reach_the_process(engine: Engine, name: str) -> None:
+def test_many_options_of_docker_run_take_effect_together(engine: Engine, name: str) -> None:
     script = (
         "cat /proc/sys/kernel/hostname /proc/sys/kernel/domainname; pwd; stat -c %u:%g:%a .; "
         "ulimit -c; ulimit -n; ulimit -Hn; "
@@ -68,7 +68,7 @@ def _profile() -> str:
 
 
 @pytest.mark.parametrize("user", ["4294967296", "-1", "0x0", "2147483648", "1000:-1", "1000:4294967296", " 0", "+0"])
-def test_unknown_user_is_refused_and_never_root(engine: Engine, name: str, user: str) -> None:
+def test_start_with_an_unknown_user_is_refused(engine: Engine, name: str, user: str) -> None:
     body = {"Image": "busybox", "User": user, "Cmd": ["true"], "HostConfig": {"NetworkMode": "none"}}
     assert engine.api("POST", f"/containers/create?name={name}", body)[0] == 201
     status, answer = engine.api("POST", f"/containers/{name}/start")
@@ -192,7 +192,7 @@ def test_apparmor_confines_processes_and_execs(engine: Engine, name: str) -> Non
     assert result.code == 125 and "it is not loaded" in result.err
 
 
-def test_devices_have_the_given_access(engine: Engine, name: str) -> None:
+def test_container_has_only_the_given_access_to_devices(engine: Engine, name: str) -> None:
     device = next(path for path in ("/dev/loop-control", "/dev/fuse", "/dev/kmsg") if os.path.exists(path))
     flags = ["--device", f"{device}:/dev/mine:r", "--device-cgroup-rule", "c 1:11 w", "--network", "none"]
     script = (
@@ -259,7 +259,7 @@ def test_missing_gpus_are_reported(engine: Engine) -> None:
     assert 'could not select device driver "" with capabilities: [[gpu]]' in result.err
 
 
-def test_namespaces_of_the_host_and_of_containers_are_joined(engine: Engine, name: str) -> None:
+def test_container_can_join_namespaces_of_the_host_and_of_other_containers(engine: Engine, name: str) -> None:
     sleep = ("busybox", "sleep", "600")
     ours = {kind: str(Path(f"/proc/self/ns/{kind}").readlink()) for kind in (*ALL_NAMESPACES, "cgroup")}
     engine.ok("run", "-d", "--name", name, "--ipc", "shareable", "--shm-size", "2m", "--cgroupns", "private", *sleep)
@@ -275,7 +275,7 @@ def test_namespaces_of_the_host_and_of_containers_are_joined(engine: Engine, nam
     assert "sleep 600" in engine.ok("exec", f"{name}-two", "cat", "/proc/1/cmdline").replace("\0", " ")
 
 
-def test_shared_memory_is_shared_with_ipc_mode_container(engine: Engine, name: str) -> None:
+def test_containers_with_ipc_mode_container_share_dev_shm(engine: Engine, name: str) -> None:
     sleep = ("--network", "none", "busybox", "sleep", "600")
     engine.ok("run", "-d", "--name", name, "--ipc", "shareable", "--shm-size", "2m", *sleep)
     engine.ok("run", "-d", "--name", f"{name}-two", "--ipc", f"container:{name}", *sleep)

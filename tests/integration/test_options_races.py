@@ -70,7 +70,7 @@ def test_changing_mount_points_never_lead_out_of_the_container(engine: Engine, n
     engine.ok("volume", "rm", name)
 
 
-def test_mount_points_never_follow_links_of_the_image_to_the_host(engine: Engine, name: str, outside: Path) -> None:
+def test_mount_points_never_lead_through_links_of_the_image_to_the_host(engine: Engine, name: str, outside: Path) -> None:
     made = (f"ln -s {outside} abs", f"ln -s ../../../../../../..{outside} rel", f"ln -s /proc/self/root{outside} proc")
     links = "; ".join(("mkdir /links; cd /links", *made))
     engine.ok("run", "--name", name, "busybox", "sh", "-c", links)
@@ -90,7 +90,7 @@ def test_mount_points_never_follow_links_of_the_image_to_the_host(engine: Engine
     engine.ok("volume", "rm", "-f", name)
 
 
-def test_changing_passwd_never_reads_a_file_of_the_host(engine: Engine, name: str, tmp_path: Path) -> None:
+def test_user_lookup_in_a_changing_passwd_never_reads_a_file_of_the_host(engine: Engine, name: str, tmp_path: Path) -> None:
     """Users of an exec are looked up in the files of a running container."""
     (tmp_path / "passwd").write_text("captain:x:4321:4321::/:/bin/sh\n")
     tmp_path.chmod(0o755)

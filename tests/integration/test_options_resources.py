@@ -22,7 +22,7 @@ def _device() -> str:
     )
 
 
-def test_limits_reach_the_cgroup(engine: Engine, name: str) -> None:
+def test_resource_limits_are_set_in_the_cgroup(engine: Engine, name: str) -> None:
     flags = ["-m", "64m", "--memory-reservation", "32m", "--memory-swap", "96m", "--cpu-shares", "512", "--pids-limit", "77"]
     flags += ["--cpu-period", "50000", "--cpu-quota", "20000", "--cpuset-cpus", "0", "--cpuset-mems", "0"]
     device = _device()
@@ -60,7 +60,7 @@ def test_limits_reach_the_cgroup(engine: Engine, name: str) -> None:
 
 
 @pytest.mark.skipif(UNIFIED, reason="of cgroup v1")
-def test_limits_reach_cgroup_v1(engine: Engine, name: str) -> None:
+def test_swappiness_and_oom_kill_disable_are_set_in_cgroup_v1(engine: Engine, name: str) -> None:
     flags = ["-m", "32m", "--memory-swappiness", "7", "--oom-kill-disable"]
     container = engine.ok("run", "-d", "--name", name, "--network", "none", *flags, "busybox", "sleep", "600")
     assert engine.cgroup(container, "memory", "memory.swappiness") == "7"

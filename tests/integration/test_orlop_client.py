@@ -20,7 +20,7 @@ def test_run_prints_output_and_returns_the_exit_code(engine: Engine) -> None:
     assert engine.orlop("run", "--rm", "-i", "busybox", "cat", stdin="through").out == "through"
 
 
-def test_failures_set_dockers_exit_codes(engine: Engine) -> None:
+def test_failed_commands_have_the_exit_codes_of_docker(engine: Engine) -> None:
     result = engine.orlop("run", "--rm", "busybox", "no-such-command")
     assert result.code == 127
     assert "executable file not found in $PATH" in result.err
@@ -51,7 +51,7 @@ def test_container_goes_through_all_lifecycle_commands(engine: Engine, name: str
     assert f"{name}-new" in result.err
 
 
-def test_logs_prints_and_follows_output(engine: Engine, name: str) -> None:
+def test_orlop_logs_prints_and_follows_output(engine: Engine, name: str) -> None:
     engine.orlop("run", "-d", "--name", name, "busybox", "seq", "1", "5", check=0)
     engine.orlop("wait", name, check=0)
     assert engine.orlop("logs", name, check=0).out == "1\n2\n3\n4\n5\n"

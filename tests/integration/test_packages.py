@@ -83,7 +83,7 @@ def chroot(tmp_path_factory: pytest.TempPathFactory, packages: Path) -> Iterator
     shutil.rmtree(root)
 
 
-def test_client_package_works_alone(chroot: Chroot) -> None:
+def test_client_package_works_without_the_package_of_the_daemon(chroot: Chroot) -> None:
     output = chroot.sh("dpkg -i /packages/orlop-cli_*.deb >/dev/null; orlop --version; orlop system --help")
     assert output.startswith("Orlop version ")
     assert "adopt" not in output, "a command of the daemon's plugins"
@@ -91,7 +91,7 @@ def test_client_package_works_alone(chroot: Chroot) -> None:
     chroot.sh("dpkg -P orlop-cli; ! test -e /usr/lib/orlop-cli")
 
 
-def test_packages_install_and_purge_completely(chroot: Chroot) -> None:
+def test_packages_can_be_installed_and_purged_completely(chroot: Chroot) -> None:
     installed = chroot.sh(
         """dpkg -i /packages/*.deb >/dev/null
         orlopd --version; orlopd --validate 2>&1; orlop system --help; getent group docker
@@ -112,7 +112,7 @@ def test_packages_install_and_purge_completely(chroot: Chroot) -> None:
     assert left == "/etc/orlop\n/var/lib/orlop\ndata\n{}\n"
 
 
-def test_drivers_of_other_packages_are_found(chroot: Chroot) -> None:
+def test_installed_daemon_finds_drivers_of_other_packages(chroot: Chroot) -> None:
     """The installed daemon finds a driver among the packages of Debian's python3. The driver imports the sdk's package."""
     metadata = "/usr/lib/python3/dist-packages/acme_log-1.dist-info"
     chroot.sh(
@@ -161,7 +161,7 @@ def release_name(chroot: Chroot, package: Path) -> str:
     return name
 
 
-def test_wheels_install_from_a_directory(tmp_path: Path) -> None:
+def test_wheels_can_be_installed_from_a_directory(tmp_path: Path) -> None:
     call("./dev", "package", "wheels", tmp_path / "wheels")
     call(sys.executable, "-m", "venv", tmp_path / "venv")
     pip = (tmp_path / "venv/bin/pip", "-q", "--disable-pip-version-check", "install", "--no-compile", "--find-links")

@@ -19,7 +19,7 @@ pytestmark = [pytest.mark.root, pytest.mark.skipif(not shutil.which("dockerd"), 
 
 
 @pytest.mark.parametrize("version", ["/v1.45", "/v1.43"])
-def test_inspect_equals_dockerds_in_every_api_version(sides: tuple[Side, Side], version: str) -> None:
+def test_inspect_shows_the_same_as_dockerd_in_every_api_version(sides: tuple[Side, Side], version: str) -> None:
     wrong: list[str] = []
     for name, *_ in CONTAINERS:
         shown = []
@@ -31,7 +31,7 @@ def test_inspect_equals_dockerds_in_every_api_version(sides: tuple[Side, Side], 
     assert not wrong, "\n".join(wrong)
 
 
-def test_list_equals_that_of_dockerd(sides: tuple[Side, Side]) -> None:
+def test_container_list_is_the_same_as_in_dockerd(sides: tuple[Side, Side]) -> None:
     shown = []
     for side in sides:
         items = side.api("GET", "/containers/json?all=1&size=1")[1]
@@ -105,7 +105,7 @@ def test_filters_select_the_same_containers_as_in_dockerd(sides: tuple[Side, Sid
     assert not wrong, "\n".join(wrong)
 
 
-def test_names_and_prefixes_find_the_same_containers_as_in_dockerd(sides: tuple[Side, Side]) -> None:
+def test_names_and_id_prefixes_find_the_same_containers_as_in_dockerd(sides: tuple[Side, Side]) -> None:
     for side in sides:
         ident = next(key for key, name in side.names.items() if name == "<plain>")
         for text in (ident, ident[:7], "plain", "linked/db"):
@@ -157,7 +157,7 @@ ENDINGS: list[tuple[str, str, Any]] = [
 ]
 
 
-def test_json_bodies_end_like_dockerds(sides: tuple[Side, Side]) -> None:
+def test_json_answers_end_with_the_same_white_space_as_in_dockerd(sides: tuple[Side, Side]) -> None:
     """Some clients read answers line by line, and fail at an empty line."""
     wrong = []
     for method, path, body in ENDINGS:
@@ -216,7 +216,7 @@ def _event(side: Side, event: dict[str, Any]) -> str:
     return f"{event['Type']} {event['Action']} {side.text(event['Actor']['ID'])} {json.dumps(attributes)} {json.dumps(more)}"
 
 
-def test_events_equal_those_of_dockerd(sides: tuple[Side, Side]) -> None:
+def test_events_are_the_same_as_in_dockerd(sides: tuple[Side, Side]) -> None:
     """Compares the order, too. Docker emits `die` and `stop` from two goroutines, so these two may be swapped."""
     theirs, ours = both(sides, session)
     racing = re.compile(r"container (die|stop) ")

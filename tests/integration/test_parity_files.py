@@ -64,7 +64,7 @@ def run(side: Side, name: str, host: dict[str, Any], cmd: str) -> None:
     assert side.api("POST", f"/containers/{name}/wait")[1]["StatusCode"] == 0
 
 
-def test_init_layer_equals_dockerds(sides: tuple[Side, Side]) -> None:
+def test_init_layer_has_the_same_files_as_in_dockerd(sides: tuple[Side, Side]) -> None:
     def do(side: Side) -> Any:
         made(side, "files", {})
         found = [(path, stat(side, "files", path), archived(side, "files", path)) for path in INIT_LAYER]
@@ -81,7 +81,7 @@ def test_init_layer_equals_dockerds(sides: tuple[Side, Side]) -> None:
     assert theirs == ours
 
 
-def test_volumes_at_missing_paths_equal_dockerds(sides: tuple[Side, Side]) -> None:
+def test_volumes_mounted_at_missing_paths_are_the_same_as_in_dockerd(sides: tuple[Side, Side]) -> None:
     def do(side: Side) -> Any:
         run(side, "writer", {"Binds": ["parity-files:/v"]}, WRITE)
         part = {"Type": "volume", "Source": "parity-files", "Target": "/part", "VolumeOptions": {"Subpath": "in"}}
@@ -104,7 +104,7 @@ def test_volumes_at_missing_paths_equal_dockerds(sides: tuple[Side, Side]) -> No
 
 
 @pytest.mark.parametrize("subpath", ["out", "none", "in", "sub/../in"])
-def test_starts_with_a_subpath_end_as_in_dockerd(sides: tuple[Side, Side], subpath: str) -> None:
+def test_start_with_a_volume_subpath_has_the_same_result_as_in_dockerd(sides: tuple[Side, Side], subpath: str) -> None:
     def do(side: Side) -> Any:
         run(side, "writer", {"Binds": ["parity-files:/v"]}, WRITE)
         options = {"Type": "volume", "Source": "parity-files", "Target": "/part", "VolumeOptions": {"Subpath": subpath}}
@@ -119,7 +119,7 @@ def test_starts_with_a_subpath_end_as_in_dockerd(sides: tuple[Side, Side], subpa
     assert theirs == ours
 
 
-def test_events_at_the_end_of_a_container_equal_dockerds(sides: tuple[Side, Side]) -> None:
+def test_events_at_the_end_of_a_container_are_the_same_as_in_dockerd(sides: tuple[Side, Side]) -> None:
     """Compares the order of events: `destroy` comes after the events of the volumes."""
 
     def do(side: Side) -> Any:

@@ -92,7 +92,7 @@ def same(sides: tuple[Side, Side], *commands: str) -> list[str]:
 LIST = "images -a --format {{.Repository}}:{{.Tag}}"
 
 
-def test_image_lists_equal_dockerds(sides: tuple[Side, Side]) -> None:
+def test_image_lists_are_the_same_as_in_dockerd(sides: tuple[Side, Side]) -> None:
     same(sides, "load", "tag base base:two", "tag base other:x", "tag m:1 base:m")
     same(sides, f"{LIST} base", f"{LIST} base:two", f"{LIST} -f reference=o* -f reference=m", f"{LIST} nosuch")
     same(sides, f"{LIST} -f reference=base:* -f dangling=false", f"{LIST} -f reference=base:* -f dangling=true")
@@ -114,7 +114,7 @@ def test_image_lists_equal_dockerds(sides: tuple[Side, Side]) -> None:
 
 
 @pytest.mark.parametrize("version", ["1.30", "1.43", "1.44"])
-def test_sizes_in_old_api_versions_equal_dockerds(sides: tuple[Side, Side], version: str) -> None:
+def test_image_sizes_in_old_api_versions_are_the_same_as_in_dockerd(sides: tuple[Side, Side], version: str) -> None:
     same(sides, "load")
 
     def sizes(side: Side) -> list[list[tuple[str, object]]]:
@@ -127,7 +127,7 @@ def test_sizes_in_old_api_versions_equal_dockerds(sides: tuple[Side, Side], vers
     assert ("VirtualSize" in dict(ours[0])) == (version < "1.44")
 
 
-def test_platforms_of_one_name_are_shown_as_by_dockerd(sides: tuple[Side, Side]) -> None:
+def test_image_name_with_several_platforms_is_shown_as_by_dockerd(sides: tuple[Side, Side]) -> None:
     """At this API version, a name means the platform that was pulled last, on both sides."""
     mine = image([BASE], platform={"os": "linux", "architecture": "amd64"})
     other = image([layer({"other": b"1"})], platform={"os": "linux", "architecture": "s390x"})
@@ -148,7 +148,7 @@ def test_platforms_of_one_name_are_shown_as_by_dockerd(sides: tuple[Side, Side])
             side.docker("rmi", other.id)
 
 
-def test_prunes_remove_the_same_images_as_in_dockerd(sides: tuple[Side, Side]) -> None:
+def test_prune_commands_remove_the_same_images_as_in_dockerd(sides: tuple[Side, Side]) -> None:
     same(sides, "load", "tag m:1 m:1b", "tag m:1 other:1", "tag m:2 used:too", "tag m:2 used:three")
     for side in sides:
         side.ok("create", "--name", "user", "m:2")
@@ -172,7 +172,7 @@ def test_prunes_remove_the_same_images_as_in_dockerd(sides: tuple[Side, Side]) -
     assert re.search(r"Total reclaimed space: 2\.\d+MB", last), "what df said"
 
 
-def test_events_of_images_equal_dockerds(sides: tuple[Side, Side]) -> None:
+def test_image_events_are_the_same_as_in_dockerd(sides: tuple[Side, Side]) -> None:
     """Compares the events of loads, tags, pushes, pulls, saves, imports, removals and prunes."""
     app, seen = image([BASE], config=CONFIG), []
     with running() as registry:
@@ -208,7 +208,7 @@ def test_events_of_images_equal_dockerds(sides: tuple[Side, Side]) -> None:
         [""],
     ],
 )
-def test_commits_with_changes_equal_dockerds(sides: tuple[Side, Side], changes: list[str]) -> None:
+def test_commit_with_changes_makes_the_same_image_as_in_dockerd(sides: tuple[Side, Side], changes: list[str]) -> None:
     same(sides, "load")
     flags = [word for change in changes for word in ("-c", change)]
     said = []

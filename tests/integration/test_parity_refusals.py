@@ -164,7 +164,9 @@ SWEEP: list[tuple[str, str, Any]] = [
 
 
 @pytest.mark.parametrize("requests", [REFUSED, SWEEP], ids=["refused", "sweep"])
-def test_refusals_equal_those_of_dockerd(sides: tuple[Side, Side], requests: list[tuple[str, str, Any]]) -> None:
+def test_invalid_requests_get_the_same_status_and_message_as_in_dockerd(
+    sides: tuple[Side, Side], requests: list[tuple[str, str, Any]]
+) -> None:
     wrong = []
     for method, path, body in requests:
         theirs, ours = (
@@ -176,7 +178,7 @@ def test_refusals_equal_those_of_dockerd(sides: tuple[Side, Side], requests: lis
 
 
 @pytest.mark.parametrize(("status", "code"), REFUSED_BY_REGISTRY)
-def test_errors_of_a_registry_have_the_same_status(sides: tuple[Side, Side], status: int, code: str) -> None:
+def test_errors_of_a_registry_have_the_same_status_as_in_dockerd(sides: tuple[Side, Side], status: int, code: str) -> None:
     with serving() as registry:
         registry.add("app", "v1", image([layer({"file": b""})]))
         registry.misbehave("v1", *[failing(status, code, "because")] * 20)

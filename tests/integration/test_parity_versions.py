@@ -69,7 +69,9 @@ def created(side: Side, version: str, body: dict[str, Any]) -> tuple[int, Any]:
 
 
 @pytest.mark.parametrize("version", VERSIONS)
-def test_creates_of_each_api_version_mean_the_same_as_in_dockerd(sides: tuple[Side, Side], version: str) -> None:
+def test_create_requests_of_each_api_version_have_the_same_effect_as_in_dockerd(
+    sides: tuple[Side, Side], version: str
+) -> None:
     wrong = []
     for body in CREATED:
         theirs, ours = (created(side, version, body) for side in sides)
@@ -99,13 +101,15 @@ def rows(side: Side, version: str) -> Iterator[tuple[str, Any]]:
 
 
 @pytest.mark.parametrize("version", VERSIONS)
-def test_other_requests_of_each_api_version_mean_the_same_as_in_dockerd(sides: tuple[Side, Side], version: str) -> None:
+def test_other_requests_of_each_api_version_have_the_same_effect_as_in_dockerd(
+    sides: tuple[Side, Side], version: str
+) -> None:
     theirs, ours = (dict(rows(side, version)) for side in sides)
     assert ours == theirs
 
 
 @pytest.mark.parametrize("version", VERSIONS)
-def test_info_in_each_api_version_equals_dockerds(sides: tuple[Side, Side], version: str) -> None:
+def test_info_in_each_api_version_is_the_same_as_in_dockerd(sides: tuple[Side, Side], version: str) -> None:
     """Compares the fields that depend on the version."""
     shown = []
     for side in sides:
@@ -121,7 +125,7 @@ def test_info_in_each_api_version_equals_dockerds(sides: tuple[Side, Side], vers
     assert shown[0] == shown[1]
 
 
-def test_variables_of_links_equal_dockerds(sides: tuple[Side, Side]) -> None:
+def test_links_set_the_same_environment_variables_as_in_dockerd(sides: tuple[Side, Side]) -> None:
     """The links are on the default bridge; compares the environments of the first process and of execs."""
     shown = []
     ports: dict[str, Any] = {port: {} for port in ("80/tcp", "80/udp", "81/tcp", "82/tcp", "443/sctp")}

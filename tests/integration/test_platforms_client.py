@@ -38,7 +38,7 @@ OTHER = emulated("emulated")
 
 @pytest.fixture(scope="module")
 def multi() -> Iterator[str]:
-    """A name in a registry that means two platforms."""
+    """An image name in a registry, with images of two platforms."""
     with running() as registry:
         push_index(registry.host, "multi", "v1", index([OTHER, MINE], oci=True), (OTHER, MINE))
         yield f"{registry.host}/multi:v1"
@@ -90,7 +90,7 @@ def by_name(engine: Engine, name: str, version: str = "1.51", query: str = "") -
     return found
 
 
-def test_one_name_lists_its_platforms_since_1_47(engine: Engine, pulled: str) -> None:
+def test_image_list_shows_the_platforms_of_one_name_since_api_1_47(engine: Engine, pulled: str) -> None:
     (item,) = by_name(engine, pulled, query="&manifests=1")
     assert item["Id"] == MINE.id
     assert [(one["Kind"], one["Available"]) for one in item["Manifests"]] == [("image", True)] * 2  # type: ignore[attr-defined]
@@ -133,7 +133,7 @@ def test_foreign_platform_runs_with_an_emulator(engine: Engine, pulled: str, emu
     assert engine.ok(*run, pulled) == "emulated"
 
 
-def test_removal_of_a_platform_keeps_the_others(engine: Engine, pulled: str) -> None:
+def test_removal_of_one_platform_of_an_image_keeps_the_other_platforms(engine: Engine, pulled: str) -> None:
     wanted = quote('{"os":"linux","architecture":"s390x"}')
     status, body = engine.api("DELETE", f"/v1.50/images/{pulled}?force=1&platforms={wanted}")
     assert status == 200 and {"Deleted": OTHER.id} in body
@@ -141,7 +141,7 @@ def test_removal_of_a_platform_keeps_the_others(engine: Engine, pulled: str) -> 
     assert engine.ok("images", "-q", "--no-trunc", pulled) == MINE.id
 
 
-def test_save_contains_the_requested_platform(engine: Engine, pulled: str) -> None:
+def test_saved_archive_contains_the_requested_platform(engine: Engine, pulled: str) -> None:
     wanted = quote('{"os":"linux","architecture":"s390x"}')
     for query, made in (("", MINE), (f"?platform={wanted}", OTHER)):
         status, data = engine.raw("GET", f"/v1.51/images/{pulled}/get{query}")[:2]

@@ -37,7 +37,7 @@ def _points(project: dict[str, dict[str, dict[str, str]]]) -> list[tuple[str, di
     return list(project["entry-points"].items())
 
 
-def test_plugins_of_the_guide_work_as_printed(fresh: Callable[..., Engine], tmp_path: Path) -> None:
+def test_plugins_that_are_printed_in_the_plugin_guide_work(fresh: Callable[..., Engine], tmp_path: Path) -> None:
     install(tmp_path)
     engine = fresh()
     engine.stop()

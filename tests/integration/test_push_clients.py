@@ -77,7 +77,9 @@ def test_second_docker_push_uploads_nothing(engine: Engine, registry: Registry, 
     assert engine.ok("push", "-q", app) == app
 
 
-def test_all_tags_are_pushed_and_layers_mounted(engine: Engine, registry: Registry, app: str) -> None:
+def test_all_tags_are_pushed_and_layers_of_another_repository_are_mounted(
+    engine: Engine, registry: Registry, app: str
+) -> None:
     engine.ok("tag", app, f"{registry.host}/team/app:v2")
     said = engine.ok("push", "-a", f"{registry.host}/team/app")
     assert "v1: digest: sha256:" in said and "v2: digest: sha256:" in said
@@ -102,7 +104,7 @@ def test_pushed_image_is_the_same_on_another_engine(engine: Engine, registry: Re
         assert elsewhere.close() == []
 
 
-def test_a_commit_is_pushed(engine: Engine, registry: Registry, app: str, name: str) -> None:
+def test_committed_image_can_be_pushed(engine: Engine, registry: Registry, app: str, name: str) -> None:
     engine.ok("run", "--name", name, "--network", "none", app, "sh", "-c", "echo changed > /said")
     engine.ok("commit", name, f"{registry.host}/made:1")
     engine.ok("rm", name)
@@ -130,7 +132,7 @@ def test_orlop_pushes_an_image(engine: Engine, registry: Registry, app: str) -> 
     )
 
 
-def test_pushed_image_is_read_by_other_programs(engine: Engine, registry: Registry, app: str, tmp_path: Path) -> None:
+def test_other_programs_can_read_a_pushed_image(engine: Engine, registry: Registry, app: str, tmp_path: Path) -> None:
     digest = engine.ok("push", app).rpartition("digest: ")[2].partition(" ")[0]
     shown = json.loads(engine.ok("manifest", "inspect", "--insecure", app))
     assert shown["config"]["digest"] == APP.id and len(shown["layers"]) == 2
@@ -141,7 +143,7 @@ def test_pushed_image_is_read_by_other_programs(engine: Engine, registry: Regist
     assert (tmp_path / "copy" / APP.id.removeprefix("sha256:")).exists()
 
 
-def test_skopeo_copies_a_pulled_index_image_back(engine: Engine, registry: Registry) -> None:
+def test_pulled_oci_image_keeps_its_digest_when_it_is_pushed_again(engine: Engine, registry: Registry) -> None:
     packed = image([layer(busybox(), oci=True), layer({"said": b"well\n"}, compression="zstd", oci=True)], oci=True)
     push(registry.host, "oci/app", "v1", packed)
     engine.ok("pull", f"{registry.host}/oci/app:v1")

@@ -30,7 +30,7 @@ def _nothing_runs(engine: Engine) -> bool:
     return os.listdir(engine.exec_root / "run") == []
 
 
-def test_wait_and_attach_end_with_a_removal(engine: Engine, name: str) -> None:
+def test_wait_and_attach_requests_end_when_the_container_is_removed(engine: Engine, name: str) -> None:
     engine.ok("create", "--name", name, *SLEEP)
     with ThreadPoolExecutor() as pool:
         waiting = pool.submit(engine.api, "POST", f"/containers/{name}/wait?condition=next-exit")
@@ -154,7 +154,7 @@ def test_container_starts_again_after_a_kill_of_the_daemon_during_its_start(fres
 
 
 @pytest.mark.parametrize("live", [True, False])
-def test_state_is_consistent_after_a_kill_during_traffic(fresh: Callable[..., Engine], live: bool) -> None:
+def test_state_is_consistent_after_a_kill_of_the_daemon_during_operations(fresh: Callable[..., Engine], live: bool) -> None:
     engine = fresh({"live-restore": live, "shutdown-timeout": 3})
     for moment in (0.35, 0.5, 0.75):
         with traffic(engine):
@@ -186,7 +186,7 @@ def _shown_as_it_is(engine: Engine, container: str) -> bool:
     return status == 404 or not found["State"]["Running"] or alive(found["State"]["Pid"])
 
 
-def test_state_is_consistent_after_a_stop_during_traffic(fresh: Callable[..., Engine]) -> None:
+def test_state_is_consistent_after_a_stop_of_the_daemon_during_operations(fresh: Callable[..., Engine]) -> None:
     engine = fresh({"shutdown-timeout": 3})
     for moment in (0.35, 0.6):
         with traffic(engine):

@@ -68,7 +68,7 @@ def test_refused_create_leaves_nothing(engine, name, body, status, message):
     engine.ok("volume", "rm", f"kept-{name}")
 
 
-def test_joining_a_missing_container_is_refused_at_create(engine, name):
+def test_create_that_joins_the_network_of_a_missing_container_is_refused(engine, name):
     """The client gets the error, and no container is created. As in dockerd, the request may name a network that does not
     exist."""
     for flag in ("--pid", "--ipc"):
@@ -82,7 +82,7 @@ def test_joining_a_missing_container_is_refused_at_create(engine, name):
     engine.ok("rm", "-f", name, f"late-{name}")
 
 
-def test_file_that_is_not_a_device_is_refused(engine, name, tmp_path):
+def test_file_that_is_not_a_device_is_refused_as_device(engine, name, tmp_path):
     for path in ("/etc", str(tmp_path), "/etc/passwd"):
         refused = engine.docker("run", "--rm", "--device", path, BUSYBOX, "true")
         assert refused.code == 125
@@ -100,7 +100,7 @@ def test_propagation_of_a_tmpfs_is_applied(engine, word):
 
 
 @pytest.mark.parametrize(("given", "clean"), [("/a/b/", "/a/b"), ("//", "/"), ("/a//b/../c/.", "/a/c")])
-def test_a_working_directory_is_clean(engine, name, given, clean):
+def test_path_of_the_working_directory_is_normalized(engine, name, given, clean):
     engine.ok("create", "--name", name, "-w", given, BUSYBOX, "pwd")
     assert engine.inspect(name)["Config"]["WorkingDir"] == clean
     assert engine.ok("start", "-a", name) == clean

@@ -46,7 +46,7 @@ class Served:
         self.client = httpx.AsyncClient(transport=httpx.AsyncHTTPTransport(uds=socket), base_url="http://d", timeout=30)
 
     async def call(self, method: str, path: str, **more: Any) -> tuple[int, Any]:
-        """Status and JSON; a stream of records as a list."""
+        """The status and the JSON of the answer. A stream of JSON messages is returned as a list."""
         answer = await self.client.request(method, path, **more)
         text = answer.text.strip()
         if "\r\n" in text or text.startswith(('{"status"', '{"stream"', '{"error')):
@@ -191,7 +191,7 @@ SAMPLES: list[tuple[str, str, int, str]] = [
 ]
 
 
-def test_errors_have_dockers_messages(tmp_path: Path) -> None:
+def test_failed_image_requests_have_the_messages_of_docker(tmp_path: Path) -> None:
     async def main() -> None:
         async with serving_api(tmp_path) as api:
             await api.call("POST", "/images/load", content=docker_archive({"app:latest": APP}))
@@ -217,8 +217,10 @@ def test_errors_have_dockers_messages(tmp_path: Path) -> None:
         (400, "OTHER", 500),
     ],
 )
-def test_statuses_of_refused_distributions(tmp_path: Path, status: int, code: str, answered: int) -> None:
-    """Each error of the registry has a certain status in the answer of `GET /distribution/NAME/json`."""
+def test_distribution_request_has_the_status_that_fits_the_error_of_the_registry(
+    tmp_path: Path, status: int, code: str, answered: int
+) -> None:
+    """If the registry refuses `GET /distribution/NAME/json`, the status depends on the error code of the registry."""
 
     async def main(registry: Hostile) -> None:
         registry.add("app", "v1", APP)
@@ -231,7 +233,7 @@ def test_statuses_of_refused_distributions(tmp_path: Path, status: int, code: st
         trio.run(main, registry)
 
 
-def test_load_errors_are_records(tmp_path: Path) -> None:
+def test_errors_of_docker_load_are_json_messages_in_an_answer_with_status_200(tmp_path: Path) -> None:
     lie = Image(APP.manifest, APP.config, (APP.layers[1], APP.layers[1]))
     few = Image(APP.manifest, APP.config, APP.layers[:1])
     climbing = tar({"manifest.json": b'[{"Config":"../../../etc/passwd","Layers":[]}]'})
@@ -257,7 +259,7 @@ def test_load_errors_are_records(tmp_path: Path) -> None:
     trio.run(main)
 
 
-def test_image_lists_depend_on_the_api_version(tmp_path: Path) -> None:
+def test_fields_of_images_depend_on_the_api_version(tmp_path: Path) -> None:
     async def main() -> None:
         async with serving_api(tmp_path) as api:
             await api.call("POST", "/images/load", content=docker_archive({"": APP, "b:x": NEXT}))
@@ -281,7 +283,7 @@ def test_image_lists_depend_on_the_api_version(tmp_path: Path) -> None:
     trio.run(main)
 
 
-def test_images_of_containers_are_not_removed(tmp_path: Path) -> None:
+def test_images_that_containers_use_are_not_removed(tmp_path: Path) -> None:
     async def main() -> None:
         async with serving_api(tmp_path) as api:
             await api.call("POST", "/images/load", content=docker_archive({"a:b": APP}))
@@ -301,7 +303,7 @@ def test_images_of_containers_are_not_removed(tmp_path: Path) -> None:
     trio.run(main)
 
 
-def test_credentials_reach_the_registry(tmp_path: Path) -> None:
+def test_credentials_of_the_client_are_sent_to_the_registry(tmp_path: Path) -> None:
     htpasswd = tmp_path / "htpasswd"
     htpasswd.write_text("me:$2y$05$" + "x" * 53 + "\n")
     header = base64.urlsafe_b64encode(json.dumps({"username": "me", "password": "wrong"}).encode()).decode()
@@ -320,7 +322,7 @@ def test_credentials_reach_the_registry(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("tokens", [False, True])
-def test_distribution_uses_only_the_credentials_of_its_request(tmp_path: Path, tokens: bool) -> None:
+def test_distribution_request_uses_only_the_credentials_that_it_contains(tmp_path: Path, tokens: bool) -> None:
     """Credentials are used only for the request that contains them: the next request without credentials is refused."""
     header = base64.urlsafe_b64encode(json.dumps({"username": USER, "password": PASSWORD}).encode()).decode()
     mine, home = {"X-Registry-Auth": header}, tmp_path / "registry"

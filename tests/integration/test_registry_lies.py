@@ -56,7 +56,7 @@ def test_a_pull_does_not_wait_for_ever(tmp_path: Path, after: str, asked: int) -
 # --- pull: tokens -------------------------------------------------------------------------------------------------------
 
 
-def test_pull_ends_when_every_token_is_refused(tmp_path: Path) -> None:
+def test_pull_fails_if_the_registry_refuses_every_token(tmp_path: Path) -> None:
     async def check(images: ImagesFixture, registry: Hostile) -> None:
         registry.ping = challenge(f"http://{registry.host}/token")
         registry.misbehave("token", *[TOKEN] * 99)
@@ -68,7 +68,7 @@ def test_pull_ends_when_every_token_is_refused(tmp_path: Path) -> None:
     pulls.run(tmp_path, check)
 
 
-def test_credentials_do_not_follow_redirects_of_another_token_service(tmp_path: Path) -> None:
+def test_credentials_are_not_sent_to_addresses_to_which_a_token_service_redirects(tmp_path: Path) -> None:
     """As with Docker, a token service gets the credentials of the registry that names the service. Credentials are not sent
     to addresses to which the service redirects, and the service's token is sent only to the registry."""
 

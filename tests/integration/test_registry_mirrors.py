@@ -126,7 +126,7 @@ def test_all_tags_are_pulled_from_a_mirror(tmp_path: Path) -> None:
         run(tmp_path, test)
 
 
-def test_mirror_without_resolve_is_not_asked_for_tags(tmp_path: Path) -> None:
+def test_mirror_without_the_capability_resolve_is_not_asked_for_tags(tmp_path: Path) -> None:
     """A mirror without `resolve` is never asked for a tag. The mirror is only asked for content, by the digests that the
     registry names."""
     several = index([APP, OTHER])
@@ -156,7 +156,7 @@ def test_mirror_without_resolve_is_not_asked_for_tags(tmp_path: Path) -> None:
         run(tmp_path, test)
 
 
-def test_pull_fails_if_no_host_may_resolve(tmp_path: Path) -> None:
+def test_pull_of_a_tag_fails_if_no_host_has_the_capability_resolve(tmp_path: Path) -> None:
     configure(tmp_path, 'server = "http://127.0.0.1:1"\ncapabilities = ["push"]')
 
     async def test(images: ImagesFixture) -> None:
@@ -188,7 +188,7 @@ def test_unreachable_mirror_is_skipped_for_a_while(tmp_path: Path) -> None:
         run(tmp_path, test, timeouts=replace(FAST, outage=0.5))
 
 
-def test_only_host_is_tried_even_if_it_was_unreachable(tmp_path: Path) -> None:
+def test_only_host_of_a_registry_is_tried_again_after_it_was_unreachable(tmp_path: Path) -> None:
     """The only host of a registry is tried again, although it has just failed."""
     with serving() as server:
         server.add("app", "v1", APP)
@@ -205,7 +205,7 @@ def test_only_host_is_tried_even_if_it_was_unreachable(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("answer", [flip(), truncate(100), status(404, "BLOB_UNKNOWN"), status(500)])
-def test_wrong_layer_of_a_mirror_is_fetched_from_the_registry(tmp_path: Path, answer: Any) -> None:
+def test_layer_is_fetched_from_the_registry_if_the_mirror_serves_wrong_content(tmp_path: Path, answer: Any) -> None:
     with serving() as mirror, serving() as upstream:
         for server in (mirror, upstream):
             server.add("app", "v1", APP)
@@ -220,7 +220,7 @@ def test_wrong_layer_of_a_mirror_is_fetched_from_the_registry(tmp_path: Path, an
         run(tmp_path, test)
 
 
-def test_wrong_manifest_of_a_mirror_is_fetched_from_the_registry(tmp_path: Path) -> None:
+def test_manifest_is_fetched_from_the_registry_if_the_mirror_serves_wrong_content(tmp_path: Path) -> None:
     with serving() as mirror, serving() as upstream:
         for server in (mirror, upstream):
             server.add("app", "v1", APP)
@@ -261,7 +261,7 @@ def test_credentials_and_headers_are_sent_only_to_their_host(tmp_path: Path) -> 
         run(tmp_path, test)
 
 
-def test_headers_do_not_follow_a_redirect(tmp_path: Path) -> None:
+def test_headers_of_hosts_toml_are_not_sent_to_a_server_to_which_a_mirror_redirects(tmp_path: Path) -> None:
     """If a mirror redirects to a storage server, this server gets none of the headers in hosts.toml."""
     with serving() as mirror, serving() as storage:
         mirror.add("app", "v1", APP)
@@ -286,7 +286,7 @@ def test_headers_do_not_follow_a_redirect(tmp_path: Path) -> None:
         run(tmp_path, test)
 
 
-def test_registry_below_another_path_is_used(tmp_path: Path) -> None:
+def test_registry_api_below_another_path_is_used_with_override_path(tmp_path: Path) -> None:
     """With `override_path`, the API of the registry is not below /v2/, but below the path of the URL."""
     with serving() as server:
         server.add("cache/app", "v1", APP)
@@ -348,7 +348,7 @@ def test_invalid_hosts_toml_affects_only_its_registry(tmp_path: Path) -> None:
         run(tmp_path, test)
 
 
-def test_a_mirror_named_by_the_administrator_is_allowed_to_restricted_clients(tmp_path: Path) -> None:
+def test_restricted_clients_can_use_a_mirror_that_the_administrator_has_configured(tmp_path: Path) -> None:
     def refuse(what: str) -> Exception:
         return AssertionError(what)
 
@@ -362,7 +362,7 @@ def test_a_mirror_named_by_the_administrator_is_allowed_to_restricted_clients(tm
         run(tmp_path, test)
 
 
-def test_login_asks_the_registry_not_the_mirror(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_login_is_checked_by_the_registry_and_not_by_its_mirror(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("orlop_engine.images.registry_tls.CERTS_D", (str(tmp_path / "certs.d"),))
     with serving() as mirror, serving() as server:
         server.ping = status(401, "UNAUTHORIZED", "", WWW_Authenticate='Basic realm="x"')

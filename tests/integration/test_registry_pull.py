@@ -73,7 +73,7 @@ def statuses(records: list[dict[str, Any]], part: str) -> list[str]:
     return [record["status"] for record in records if record.get("id", "").startswith(part)]
 
 
-def test_a_layer_that_a_save_finds_damaged_is_fetched_again(tmp_path: Path) -> None:
+def test_pull_fetches_a_layer_again_after_a_save_has_found_it_damaged(tmp_path: Path) -> None:
     async def check(images: ImagesFixture, registry: Hostile) -> None:
         await pulled(images, registry)
         name = f"{registry.host}/app:v1"
@@ -173,7 +173,7 @@ BAD_MANIFEST: list[tuple[str, list[Answer], str]] = [
 
 
 @pytest.mark.parametrize(("answers", "message"), [case[1:] for case in BAD_MANIFEST], ids=[case[0] for case in BAD_MANIFEST])
-def test_bad_manifests_are_plain_errors(tmp_path: Path, answers: list[Answer], message: str) -> None:
+def test_pull_of_a_bad_manifest_fails_with_a_clear_error(tmp_path: Path, answers: list[Answer], message: str) -> None:
     async def check(images: ImagesFixture, registry: Hostile) -> None:
         registry.misbehave("v1", *answers)
         with pytest.raises(OrlopError) as caught:
@@ -222,7 +222,7 @@ def test_manifests_and_configurations_that_do_not_match_are_refused(tmp_path: Pa
     run(tmp_path, check)
 
 
-def test_a_manifest_by_digest_is_verified(tmp_path: Path) -> None:
+def test_manifest_that_is_pulled_by_digest_is_verified(tmp_path: Path) -> None:
     async def check(images: ImagesFixture, registry: Hostile) -> None:
         wanted = APP.manifest.digest
         registry.misbehave(wanted, replace(with_manifest(layers=[]).manifest.data))
@@ -263,7 +263,7 @@ def test_pull_selects_the_platform(tmp_path: Path) -> None:
     run(tmp_path, check)
 
 
-def test_broken_download_is_resumed_by_range(tmp_path: Path) -> None:
+def test_broken_download_is_resumed_with_a_range_request(tmp_path: Path) -> None:
     async def check(images: ImagesFixture, registry: Hostile) -> None:
         registry.misbehave(BASE.digest, truncate(300_000), truncate(100_000))
         records = await pulled(images, registry)
@@ -280,7 +280,7 @@ def test_broken_download_is_resumed_by_range(tmp_path: Path) -> None:
     run(tmp_path, check)
 
 
-def test_broken_download_restarts_without_range_support(tmp_path: Path) -> None:
+def test_broken_download_starts_again_if_the_registry_does_not_support_ranges(tmp_path: Path) -> None:
     async def check(images: ImagesFixture, registry: Hostile) -> None:
         registry.ranges = False
         registry.misbehave(BASE.digest, truncate(300_000))
@@ -361,7 +361,7 @@ async def waiters(images: ImagesFixture, count: int) -> None:
         await trio.testing.wait_all_tasks_blocked()
 
 
-def test_a_client_that_leaves_cancels_its_own_pull_only(tmp_path: Path) -> None:
+def test_client_that_disconnects_cancels_only_its_own_pull(tmp_path: Path) -> None:
     async def check(images: ImagesFixture, registry: Hostile) -> None:
         registry.add("same", "v1", APP)
         release = threading.Event()
@@ -403,7 +403,7 @@ def test_disconnect_during_unpacking_cancels_the_pull(tmp_path: Path) -> None:
     run(tmp_path, check, unpacker=unpacker)
 
 
-def test_pull_of_all_tags_downloads_each(tmp_path: Path) -> None:
+def test_pull_of_all_tags_downloads_each_tag(tmp_path: Path) -> None:
     async def check(images: ImagesFixture, registry: Hostile) -> None:
         registry.add("app", "v2", image([TOP]))
         records = await pulled(images, registry, tag="")
@@ -419,7 +419,7 @@ def challenge(realm: str) -> Answer:
     return status(401, "UNAUTHORIZED", "", WWW_Authenticate=f'Bearer realm="{realm}",service="svc"')
 
 
-def test_pull_requests_and_uses_a_token(tmp_path: Path) -> None:
+def test_pull_uses_a_token_that_it_gets_from_the_token_service(tmp_path: Path) -> None:
     async def check(images: ImagesFixture, registry: Hostile) -> None:
         registry.ping = challenge(f"http://{registry.host}/token")
         registry.misbehave("token", *[replace(b'{"token":"t0k"}')] * 9)
@@ -454,7 +454,7 @@ def test_refused_or_missing_tokens_fail_the_pull(tmp_path: Path) -> None:
     run(tmp_path, check)
 
 
-def test_credentials_stay_with_the_registry(tmp_path: Path) -> None:
+def test_credentials_are_sent_only_to_their_registry(tmp_path: Path) -> None:
     async def check(images: ImagesFixture, registry: Hostile) -> None:
         with serving() as elsewhere:
             elsewhere.add("app", "v1", APP)
@@ -467,7 +467,7 @@ def test_credentials_stay_with_the_registry(tmp_path: Path) -> None:
     run(tmp_path, check)
 
 
-def test_layers_wait_for_a_download_slot(tmp_path: Path) -> None:
+def test_layers_wait_if_max_concurrent_downloads_is_reached(tmp_path: Path) -> None:
     async def check(images: ImagesFixture, registry: Hostile) -> None:
         assert "Waiting" in {record["status"] for record in await pulled(images, registry)}
 

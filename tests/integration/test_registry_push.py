@@ -26,7 +26,7 @@ from orlop_engine.images.records import Layer
 from orlop_engine.images.references import parse
 
 
-def test_push_output_equals_dockers(tmp_path: Path) -> None:
+def test_push_prints_the_same_output_as_docker(tmp_path: Path) -> None:
     async def check(images: ImagesFixture, registry: Receiving) -> None:
         records = await pushed(images, registry)
         manifest = registry.pushed("app", "v1")
@@ -101,7 +101,7 @@ def test_moved_tag_is_pushed_again(tmp_path: Path, answer: Answer) -> None:
     run(tmp_path, check)
 
 
-def test_first_push_to_a_repository_asks_for_every_blob(tmp_path: Path) -> None:
+def test_first_push_to_a_repository_asks_the_registry_for_every_blob(tmp_path: Path) -> None:
     """The daemon asks for a manifest only in repositories to which it has pushed, or from which it has pulled."""
 
     async def check(images: ImagesFixture, registry: Receiving) -> None:
@@ -115,7 +115,7 @@ def test_first_push_to_a_repository_asks_for_every_blob(tmp_path: Path) -> None:
     run(tmp_path, check)
 
 
-def test_layer_is_compressed_to_the_same_bytes(tmp_path: Path) -> None:
+def test_layer_is_compressed_to_the_same_bytes_each_time(tmp_path: Path) -> None:
     async def check(images: ImagesFixture, registry: Receiving) -> None:
         await pushed(images, registry)
         found.append(registry.pushed("app", "v1").data)
@@ -257,7 +257,7 @@ def test_layers_are_mounted_from_known_repositories(tmp_path: Path) -> None:
     restarted(tmp_path, before, after)
 
 
-def test_refused_mount_becomes_an_upload(tmp_path: Path) -> None:
+def test_layer_is_uploaded_if_the_registry_refuses_to_mount_it(tmp_path: Path) -> None:
     """The registry answers 202 instead of 201, or refuses: the source repository may have been removed, or may not be
     readable for this user."""
 
@@ -274,7 +274,7 @@ def test_refused_mount_becomes_an_upload(tmp_path: Path) -> None:
     run(tmp_path, check, max_concurrent_uploads=1)
 
 
-def test_sources_are_forgotten_with_their_blob(tmp_path: Path) -> None:
+def test_known_repositories_of_a_blob_are_forgotten_when_the_blob_is_removed(tmp_path: Path) -> None:
     """The repositories that are known to have a blob are forgotten when the blob is removed."""
 
     async def check(images: ImagesFixture, registry: Receiving) -> None:
