@@ -62,7 +62,7 @@ async def booted(path: Path, *, deferred: bool = True) -> AsyncIterator[Fixture]
         nursery.cancel_scope.cancel()
 
 
-def test_snapshots_survive_a_boot_until_the_builder_removes_them(tmp_path: Path) -> None:
+def test_committed_snapshots_are_kept_after_a_daemon_start_until_the_builder_removes_them(tmp_path: Path) -> None:
     async def main() -> None:
         async with booted(tmp_path) as one:
             lower = await one.made()
@@ -80,7 +80,7 @@ def test_snapshots_survive_a_boot_until_the_builder_removes_them(tmp_path: Path)
     trio.run(main)
 
 
-def test_repair_makes_rows_and_snapshots_agree(tmp_path: Path) -> None:
+def test_repair_removes_rows_without_snapshots_and_adds_missing_rows(tmp_path: Path) -> None:
     async def main() -> None:
         async with booted(tmp_path) as fixture:
             kept = await fixture.made()
@@ -125,7 +125,7 @@ def test_repair_keeps_snapshots_without_a_row_while_rows_may_be_missing(
     trio.run(main)
 
 
-def test_repair_keeps_the_snapshot_of_an_image(tmp_path: Path) -> None:
+def test_repair_keeps_a_snapshot_that_is_a_layer_of_an_image(tmp_path: Path) -> None:
     async def main() -> None:
         async with booted(tmp_path) as fixture:
             await fixture.storage.prepare("build-new-1", None)
@@ -137,7 +137,7 @@ def test_repair_keeps_the_snapshot_of_an_image(tmp_path: Path) -> None:
     trio.run(main)
 
 
-def test_a_boot_removes_the_snapshots_above_a_lost_one(tmp_path: Path) -> None:
+def test_daemon_start_removes_snapshots_whose_parent_is_missing(tmp_path: Path) -> None:
     async def main() -> None:
         async with booted(tmp_path) as one:
             kept = await one.made()
@@ -151,7 +151,7 @@ def test_a_boot_removes_the_snapshots_above_a_lost_one(tmp_path: Path) -> None:
     trio.run(main)
 
 
-def test_a_commit_without_a_row_is_undone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_snapshot_commit_is_undone_if_its_row_cannot_be_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The driver's commits are durable."""
 
     async def main() -> None:
@@ -197,7 +197,9 @@ async def committed(fixture: Fixture, parent: str = "") -> str:
     return await fixture.snapshots.commit(key, parent)
 
 
-def test_rows_follow_the_files_and_the_snapshots_below(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_row_of_a_snapshot_is_written_after_its_files_and_the_rows_of_its_parents(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The row of a snapshot is written after the snapshot's files and after the rows of the snapshots below it."""
 
     async def main() -> None:
@@ -218,7 +220,9 @@ def test_rows_follow_the_files_and_the_snapshots_below(tmp_path: Path, monkeypat
     trio.run(main)
 
 
-def test_a_row_that_changes_while_it_is_written_is_written_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_snapshot_row_that_changes_during_its_write_is_written_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     async def main() -> None:
         async with booted(tmp_path) as fixture:
             disk = SlowDisk(fixture.storage, monkeypatch)
@@ -239,7 +243,7 @@ def test_a_row_that_changes_while_it_is_written_is_written_again(tmp_path: Path,
     trio.run(main)
 
 
-def test_boot_removes_snapshots_that_were_not_durable(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_daemon_start_removes_snapshots_that_were_not_durable(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     async def main() -> None:
         async with booted(tmp_path) as one:
             SlowDisk(one.storage, monkeypatch)
@@ -251,7 +255,9 @@ def test_boot_removes_snapshots_that_were_not_durable(tmp_path: Path, monkeypatc
     trio.run(main)
 
 
-def test_a_snapshot_is_made_durable_again_after_a_failure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_snapshot_is_made_durable_by_a_second_attempt_after_a_failure(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     async def main() -> None:
         async with booted(tmp_path) as fixture:
             disk = SlowDisk(fixture.storage, monkeypatch)
@@ -268,7 +274,7 @@ def test_a_snapshot_is_made_durable_again_after_a_failure(tmp_path: Path, monkey
     trio.run(main)
 
 
-def test_a_removal_waits_until_the_files_are_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_snapshot_removal_waits_until_the_files_are_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     async def main() -> None:
         async with booted(tmp_path) as fixture:
             disk = SlowDisk(fixture.storage, monkeypatch)
@@ -285,7 +291,7 @@ def test_a_removal_waits_until_the_files_are_written(tmp_path: Path, monkeypatch
 
 
 @pytest.mark.parametrize("lost", [False, True])
-def test_boot_removes_snapshots_without_a_row_unless_rows_may_be_missing(
+def test_daemon_start_removes_snapshots_without_a_row_unless_rows_may_be_missing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, lost: bool
 ) -> None:
     """A crash between the driver's commit and the commit of the row leaves a snapshot without a row."""
@@ -303,7 +309,7 @@ def test_boot_removes_snapshots_without_a_row_unless_rows_may_be_missing(
     trio.run(main)
 
 
-def test_a_row_without_its_snapshot_is_forgotten(tmp_path: Path) -> None:
+def test_daemon_start_removes_a_row_whose_snapshot_is_missing(tmp_path: Path) -> None:
     async def main() -> None:
         async with booted(tmp_path) as one:
             key = await one.made()
@@ -316,7 +322,7 @@ def test_a_row_without_its_snapshot_is_forgotten(tmp_path: Path) -> None:
     trio.run(main)
 
 
-def test_snapshot_of_an_image_is_not_removed(tmp_path: Path) -> None:
+def test_snapshot_that_is_a_layer_of_an_image_is_not_removed(tmp_path: Path) -> None:
     async def main() -> None:
         async with booted(tmp_path) as fixture:
             key = await fixture.made()
@@ -330,7 +336,7 @@ def test_snapshot_of_an_image_is_not_removed(tmp_path: Path) -> None:
     trio.run(main)
 
 
-def test_cache_keeps_snapshots_that_images_no_longer_need(tmp_path: Path) -> None:
+def test_build_cache_keeps_snapshots_that_images_no_longer_need(tmp_path: Path) -> None:
     async def main() -> None:
         async with booted(tmp_path) as fixture:
             key = await fixture.made()
@@ -343,7 +349,7 @@ def test_cache_keeps_snapshots_that_images_no_longer_need(tmp_path: Path) -> Non
     trio.run(main)
 
 
-def test_a_snapshot_in_use_is_removed_later(tmp_path: Path) -> None:
+def test_removal_of_a_snapshot_in_use_is_deferred_until_the_snapshot_is_unused(tmp_path: Path) -> None:
     async def main() -> None:
         async with booted(tmp_path) as fixture:
             key = await fixture.made()
@@ -357,7 +363,7 @@ def test_a_snapshot_in_use_is_removed_later(tmp_path: Path) -> None:
     trio.run(main)
 
 
-def test_released_snapshots_are_removed_with_the_last_one_above_them(tmp_path: Path) -> None:
+def test_released_snapshots_are_removed_when_no_image_uses_them_any_more(tmp_path: Path) -> None:
     async def main() -> None:
         async with booted(tmp_path) as one:
             lower = await one.made()
@@ -400,7 +406,9 @@ def test_layers_and_blobs_below_snapshots_are_kept(tmp_path: Path) -> None:
     trio.run(main)
 
 
-def test_base_that_is_used_again_during_its_removal_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_base_image_layer_that_is_used_again_during_its_removal_is_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """One build ends while another begins on the same image."""
 
     async def main() -> None:
@@ -430,7 +438,7 @@ def test_base_that_is_used_again_during_its_removal_is_kept(tmp_path: Path, monk
     trio.run(main)
 
 
-def test_base_is_removed_with_the_last_image_that_uses_it(tmp_path: Path) -> None:
+def test_base_image_layer_is_removed_with_the_last_image_that_uses_it(tmp_path: Path) -> None:
     """The builder does not need the snapshots above the base any more, but an image uses these snapshots as layers."""
 
     async def main() -> None:
@@ -455,7 +463,7 @@ def test_base_is_removed_with_the_last_image_that_uses_it(tmp_path: Path) -> Non
     trio.run(main)
 
 
-def test_snapshots_of_other_domains_are_kept(tmp_path: Path) -> None:
+def test_snapshot_row_keeps_the_cache_domain_after_a_restart_of_the_daemon(tmp_path: Path) -> None:
     async def main() -> None:
         async with booted(tmp_path) as one:
             active = active_key()
@@ -468,7 +476,7 @@ def test_snapshots_of_other_domains_are_kept(tmp_path: Path) -> None:
     trio.run(main)
 
 
-def test_damaged_rows_are_quarantined(tmp_path: Path) -> None:
+def test_damaged_snapshot_rows_are_quarantined(tmp_path: Path) -> None:
     async def main() -> None:
         from orlop_kernel.store import Put
 

@@ -91,7 +91,7 @@ async def hang(name):
 # --- deadlines --------------------------------------------------------------------------------------------------------
 
 
-def test_hanging_call_ends_at_its_deadline():
+def test_hanging_driver_call_ends_at_its_deadline():
     async def main():
         gate, driver = volume(hang)
         with pytest.raises(DeadlineExceeded, match='cannot get: volume driver "x" gave no answer in 60 s'):
@@ -102,7 +102,7 @@ def test_hanging_call_ends_at_its_deadline():
     fast(main)
 
 
-def test_shielded_call_is_abandoned_at_its_deadline(caplog):
+def test_driver_call_that_ignores_cancellation_is_abandoned_after_its_deadline(caplog):
     caplog.set_level(logging.INFO)
     released = trio.Event()
 
@@ -126,7 +126,7 @@ def test_shielded_call_is_abandoned_at_its_deadline(caplog):
     assert len(told) == 2 and "is abandoned" in told[0] and "has now ended" in told[1]
 
 
-def test_a_call_that_blocks_a_thread_is_abandoned():
+def test_driver_call_that_blocks_a_thread_is_abandoned():
     released = threading.Event()
 
     async def blocking(name):
@@ -149,7 +149,7 @@ def test_a_call_that_blocks_a_thread_is_abandoned():
     trio.run(main)
 
 
-def test_answer_within_the_grace_period_is_used():
+def test_answer_of_a_driver_within_the_grace_period_is_used():
     async def slow(name):
         with trio.CancelScope(shield=True):
             await trio.sleep(DEADLINE + 0.5)
@@ -166,7 +166,7 @@ def test_answer_within_the_grace_period_is_used():
 # --- cancellation -----------------------------------------------------------------------------------------------------
 
 
-def test_cancelling_the_caller_cancels_the_call_and_waits_for_it():
+def test_cancellation_of_the_caller_cancels_the_driver_call_and_waits_for_its_end():
     undone = []
 
     async def tidy(name):
@@ -272,7 +272,7 @@ def test_exceptions_of_synchronous_methods_become_driver_errors(error):
 
 
 @pytest.mark.parametrize("is_own", [False, True], ids=["other author", "this project"])
-def test_only_synchronous_methods_of_other_authors_run_on_threads(is_own):
+def test_synchronous_methods_run_on_threads_only_for_third_party_plugins(is_own):
     found = []
 
     class Asked(FakeLog):
@@ -285,7 +285,7 @@ def test_only_synchronous_methods_of_other_authors_run_on_threads(is_own):
     assert (found == [threading.get_ident()]) is is_own
 
 
-def test_properties_are_read_once():
+def test_properties_of_a_plugin_are_read_only_once():
     class Moody(FakeLog):
         reads = 0
 
@@ -299,7 +299,7 @@ def test_properties_are_read_once():
     assert all(driver.capabilities is first for _ in range(5))
 
 
-def test_errors_of_the_sdk_are_passed_on():
+def test_errors_defined_by_the_plugin_sdk_are_passed_on():
     async def taken(name):
         raise ExceptionGroup("teardown", [NotFound("no such volume")])
 
@@ -371,12 +371,12 @@ class _Blunt(Sound):
         (_Blunt(), VolumeDriver, "_Blunt.capabilities is of type NoneType, not VolumeCapabilities"),
     ],
 )
-def test_an_object_that_does_not_implement_its_protocol_is_refused(made, protocol, sentence):
+def test_plugin_object_that_does_not_implement_its_protocol_is_refused(made, protocol, sentence):
     with pytest.raises(DriverError, match=f"cannot use the driver: .*{sentence}"):
         guard(Gate("the driver"), made, protocol)
 
 
-def test_a_guarded_object_has_the_members_of_its_protocols_and_no_others(tmp_path):
+def test_guarded_plugin_has_only_the_members_of_its_protocols(tmp_path):
     fake = FakeStorage(StorageContext(str(tmp_path)))
     storage = guard(Gate("x"), fake, Storage, StorageAudit)
     assert isinstance(storage, Storage) and isinstance(storage, StorageAudit) == isinstance(fake, StorageAudit)
@@ -387,7 +387,7 @@ def test_a_guarded_object_has_the_members_of_its_protocols_and_no_others(tmp_pat
     assert not hasattr(guard(Gate("x"), Hostile(hang), VolumeDriver), "behave")
 
 
-def test_an_answer_of_another_type_is_the_drivers_failure():
+def test_driver_result_of_a_wrong_type_raises_a_driver_error():
     async def nothing(name):
         return None
 
@@ -409,7 +409,7 @@ def test_an_answer_of_another_type_is_the_drivers_failure():
 # --- breaker ----------------------------------------------------------------------------------------------------------
 
 
-def test_breaker_opens_after_missed_deadlines(caplog):
+def test_circuit_breaker_opens_after_missed_deadlines(caplog):
     caplog.set_level(logging.INFO)
     asked, answers = [], []
 
@@ -457,7 +457,7 @@ def test_breaker_opens_after_missed_deadlines(caplog):
     assert len(told) == 2 and "did not answer 3 calls in a row" in told[0] and "answers again" in told[1]
 
 
-def test_breaker_counts_consecutive_failures_only():
+def test_circuit_breaker_counts_only_consecutive_failures():
     slow = [True, True, False, True, True]
 
     async def behave(name):
@@ -476,7 +476,7 @@ def test_breaker_counts_consecutive_failures_only():
 
 
 @pytest.mark.parametrize("fault", [KeyError("bug"), ValueError("bug"), SystemExit(3), None], ids=repr)
-def test_breaker_opens_after_unexpected_exceptions(caplog, fault):
+def test_circuit_breaker_opens_after_unexpected_exceptions(caplog, fault):
     """Answers of a wrong type count, too: None is not a `Volume`."""
     caplog.set_level(logging.INFO)
     faulty, calls = [True], []
@@ -513,7 +513,7 @@ def test_breaker_opens_after_unexpected_exceptions(caplog, fault):
 
 
 @pytest.mark.parametrize("error", [NotFound("no v"), OSError(28, "No space left on device")], ids=repr)
-def test_errors_about_the_request_or_the_disk_do_not_open_the_breaker(error):
+def test_errors_about_the_request_or_the_disk_do_not_open_the_circuit_breaker(error):
     async def behave(name):
         raise error
 
@@ -527,7 +527,7 @@ def test_errors_about_the_request_or_the_disk_do_not_open_the_breaker(error):
     fast(main)
 
 
-def test_value_between_exceptions_keeps_the_breaker_closed():
+def test_successful_call_between_exceptions_keeps_the_circuit_breaker_closed():
     async def behave(name):
         raise KeyError(name)
 
@@ -543,7 +543,7 @@ def test_value_between_exceptions_keeps_the_breaker_closed():
     fast(main)
 
 
-def test_thread_is_admitted_after_the_delay():
+def test_call_from_a_thread_is_admitted_after_the_delay_of_an_open_circuit_breaker():
     """A thread cannot read trio's clock, which begins at a random time."""
 
     class Log(FakeLog):
@@ -578,7 +578,7 @@ def test_thread_is_admitted_after_the_delay():
     trio.run(main)
 
 
-def test_cancelled_trial_leaves_the_breaker_open():
+def test_cancelled_trial_call_leaves_the_circuit_breaker_open():
     async def main():
         _, driver = volume(hang)
         for _ in range(3):

@@ -103,7 +103,7 @@ def test_blob_with_wrong_bytes_is_not_published(tmp_path: Path) -> None:
     assert content.digests() == [DIGEST] and not content.partials()
 
 
-def test_boot_removes_temporary_files(tmp_path: Path) -> None:
+def test_daemon_start_keeps_partial_blobs_and_removes_other_temporary_files(tmp_path: Path) -> None:
     content = store(tmp_path)
     for name in ("tmp-1", "a" * 64):
         (tmp_path / "content" / "ingest" / name).write_bytes(b"12345")
@@ -150,7 +150,7 @@ def test_ended_ingest_can_be_ended_again_and_keeps_no_descriptor_open(tmp_path: 
     assert (content.has(DIGEST), content.partials()) == (end == "commit", [DIGEST] if end == "keep" else [])
 
 
-def test_failed_ingest_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_failed_ingest_leaves_no_file_and_no_open_descriptor(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     content = store(tmp_path)
 
     def full(path: str) -> None:

@@ -42,7 +42,7 @@ class Registry:
         return httpx.Response(200 if proof else 401, headers={} if proof else {"WWW-Authenticate": self.challenge})
 
     def get(self) -> None:
-        """Two requests to the registry at /v2/."""
+        """Send two requests for /v2/ to the registry."""
 
         async def main() -> None:
             session = Session(Endpoint("https://r.example.com", True), "app", Credentials(ask=self.ask), Timeouts())

@@ -122,7 +122,7 @@ def ship(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]
     return start
 
 
-def test_rows_of_older_daemons_are_completed(ship: Callable[..., None]) -> None:
+def test_container_rows_of_older_daemons_are_completed_with_their_networks(ship: Callable[..., None]) -> None:
     async def body(h: NetworksFixture, s: LiveFixture) -> None:
         def completed(mode: str, **more: Any) -> ContainerRecord:
             container = Container(record(mode, **more))
@@ -143,7 +143,7 @@ def test_rows_of_older_daemons_are_completed(ship: Callable[..., None]) -> None:
 
 
 @pytest.mark.parametrize("running", [True, False])
-def test_container_leaves_its_only_network_and_joins_another(ship: Callable[..., None], running: bool) -> None:
+def test_container_can_leave_its_only_network_and_join_another_network(ship: Callable[..., None], running: bool) -> None:
     async def body(h: NetworksFixture, s: LiveFixture) -> None:
         if running:
             await s.run(h)
@@ -170,7 +170,7 @@ def test_container_leaves_its_only_network_and_joins_another(ship: Callable[...,
     ship(body)
 
 
-def test_conflicts_depend_on_the_connected_networks(ship: Callable[..., None]) -> None:
+def test_network_connect_checks_conflicts_with_the_connected_networks(ship: Callable[..., None]) -> None:
     async def body(h: NetworksFixture, s: LiveFixture) -> None:
         await s.run(h)
         with pytest.raises(InvalidParameter, match=r"private \(none\) mode"):
@@ -184,7 +184,7 @@ def test_conflicts_depend_on_the_connected_networks(ship: Callable[..., None]) -
 
 
 @pytest.mark.parametrize("mode", ["host", "container:x"])
-def test_connect_is_refused_for_containers_without_their_own_network(ship: Callable[..., None], mode: str) -> None:
+def test_connect_is_refused_for_containers_that_share_a_network_namespace(ship: Callable[..., None], mode: str) -> None:
     async def body(h: NetworksFixture, s: LiveFixture) -> None:
         with pytest.raises(InvalidParameter, match="container sharing network namespace"):
             await s.connect("two")
@@ -194,7 +194,7 @@ def test_connect_is_refused_for_containers_without_their_own_network(ship: Calla
     ship(body, record(mode))
 
 
-def test_gateway_and_ports_move_with_the_connection(ship: Callable[..., None]) -> None:
+def test_connect_and_disconnect_move_the_default_route_and_published_ports(ship: Callable[..., None]) -> None:
     bindings = {"80": [PortBinding(host_port=str(free_port()))]}
 
     async def body(h: NetworksFixture, s: LiveFixture) -> None:
@@ -212,7 +212,7 @@ def test_gateway_and_ports_move_with_the_connection(ship: Callable[..., None]) -
     ship(body, record("inner", bindings=bindings))
 
 
-def test_connect_is_refused_when_a_port_is_taken(ship: Callable[..., None]) -> None:
+def test_connect_is_refused_when_a_published_port_is_in_use(ship: Callable[..., None]) -> None:
     bindings = {"80": [PortBinding(host_port=str(free_port()))]}
 
     async def body(h: NetworksFixture, s: LiveFixture) -> None:
@@ -258,7 +258,9 @@ def test_connect_is_undone_when_the_row_cannot_be_saved(ship: Callable[..., None
     ship(body, record(bindings=bindings))
 
 
-def test_a_failed_rewrite_of_files_prevents_no_change(ship: Callable[..., None], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_connect_and_disconnect_succeed_even_if_files_cannot_be_rewritten(
+    ship: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+) -> None:
     def refuse(containers: Any, container: Any, before: Any) -> None:
         raise ValueError("not what was written")
 
@@ -272,7 +274,7 @@ def test_a_failed_rewrite_of_files_prevents_no_change(ship: Callable[..., None],
     ship(body)
 
 
-def test_disconnect_succeeds_though_the_gateway_cannot_be_moved(ship: Callable[..., None]) -> None:
+def test_disconnect_succeeds_even_if_the_default_route_cannot_be_moved(ship: Callable[..., None]) -> None:
     async def body(h: NetworksFixture, s: LiveFixture) -> None:
         await s.run(h)
         await s.connect("two")

@@ -30,7 +30,7 @@ def test_subnets_in_use_by_the_host_are_avoided() -> None:
     assert str(find_subnet(4, DEFAULT_POOLS, [], avoid)) == "172.19.0.0/16"
 
 
-def test_exhausted_pools_are_reported() -> None:
+def test_error_is_raised_when_the_default_address_pools_have_no_free_subnet() -> None:
     with pytest.raises(InvalidParameter, match=r"^all predefined address pools have been fully subnetted$"):
         find_subnet(4, [("10.0.0.0/24", 24)], [ip_network("10.0.0.128/25")])
 
@@ -80,7 +80,7 @@ def test_requested_addresses_are_assigned_if_free() -> None:
         pool.allocate("10.0.1.1")
 
 
-def test_an_address_pool_runs_out() -> None:
+def test_error_is_raised_when_a_subnet_has_no_free_address() -> None:
     pool = AddressPool(ip_network("10.0.0.0/30"))
     assert pool.allocate() == "10.0.0.2"
     with pytest.raises(InvalidParameter, match="no available IPv4 addresses"):
@@ -90,7 +90,7 @@ def test_an_address_pool_runs_out() -> None:
         pool.allocate()
 
 
-def test_point_to_point_has_no_network_address() -> None:
+def test_point_to_point_subnet_has_no_network_address() -> None:
     pool = AddressPool(ip_network("10.0.0.0/31"))
     assert (pool.gateway, pool.allocate()) == ("10.0.0.0", "10.0.0.1")
 
@@ -110,7 +110,7 @@ def test_range_outside_of_the_subnet_is_refused() -> None:
 @given(
     st.lists(st.one_of(st.just("take"), st.integers(0, 20), st.integers(1, 14).map(lambda n: f"10.0.0.{n}")), max_size=60)
 )
-def test_no_address_is_given_twice(steps: list[object]) -> None:
+def test_no_address_is_assigned_twice(steps: list[object]) -> None:
     pool = AddressPool(ip_network("10.0.0.0/28"))
     held: list[str] = []
     for step in steps:

@@ -41,7 +41,7 @@ def writes(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return written
 
 
-def test_a_boot_writes_each_table_once_with_all_members(tmp_path: Path, writes: list[str]) -> None:
+def test_daemon_start_writes_each_names_table_only_once_and_with_all_members(tmp_path: Path, writes: list[str]) -> None:
     """If a table lacked some members, name servers would forward their names to outside servers."""
 
     async def main() -> None:
@@ -70,7 +70,7 @@ def test_a_boot_writes_each_table_once_with_all_members(tmp_path: Path, writes: 
     run_fast(main)
 
 
-def test_tables_are_written_once_the_disk_has_space(tmp_path: Path, writes: list[str]) -> None:
+def test_names_tables_are_written_as_soon_as_the_disk_has_space(tmp_path: Path, writes: list[str]) -> None:
     async def main() -> None:
         networks_fixture = NetworksFixture(tmp_path)
         async with networks_fixture.daemon() as networks, trio.open_nursery() as nursery:
@@ -97,7 +97,9 @@ def test_tables_are_written_once_the_disk_has_space(tmp_path: Path, writes: list
 
 
 @pytest.mark.parametrize("ended", [False, True])
-def test_a_containers_own_table_is_written_unless_it_has_ended(tmp_path: Path, writes: list[str], ended: bool) -> None:
+def test_names_table_of_a_container_is_written_later_unless_the_container_has_ended(
+    tmp_path: Path, writes: list[str], ended: bool
+) -> None:
     async def main() -> None:
         networks_fixture = NetworksFixture(tmp_path)
         run_dir = tmp_path / "run" / "run" / "c1"

@@ -20,7 +20,7 @@ from orlop_sdk import (
 )
 
 
-def test_predefined_networks_survive_restarts(tmp_path: Path) -> None:
+def test_predefined_networks_keep_their_ids_after_a_restart_of_the_daemon(tmp_path: Path) -> None:
     async def main() -> None:
         networks_fixture = NetworksFixture(tmp_path)
         async with networks_fixture.daemon() as networks:
@@ -52,14 +52,14 @@ def test_reload_with_an_unusable_bridge_configuration_is_refused(networks_fixtur
 
 
 @pytest.mark.parametrize("iptables", [True, False])
-def test_sandbox_records_whether_iptables_is_on(networks_fixture: Callable[..., None], iptables: bool) -> None:
+def test_sandbox_record_contains_the_iptables_setting(networks_fixture: Callable[..., None], iptables: bool) -> None:
     async def body(h: NetworksFixture) -> None:
         assert (await h.start()).iptables is iptables
 
     networks_fixture(body, iptables=iptables)
 
 
-def test_bridge_none_removes_the_default_network(networks_fixture: Callable[..., None]) -> None:
+def test_daemon_with_bridge_none_has_no_default_network(networks_fixture: Callable[..., None]) -> None:
     """If the key `bridge` is `none`, there is no network `bridge`."""
 
     async def body(h: NetworksFixture) -> None:
@@ -70,7 +70,9 @@ def test_bridge_none_removes_the_default_network(networks_fixture: Callable[...,
     networks_fixture(body, bridge="none", bip="")
 
 
-def test_containers_on_a_missing_default_bridge_have_no_network(networks_fixture: Callable[..., None]) -> None:
+def test_containers_for_the_default_bridge_get_no_network_if_the_bridge_is_missing(
+    networks_fixture: Callable[..., None],
+) -> None:
     async def body(h: NetworksFixture) -> None:
         await h.networks.create(request("mine", "10.201.0.0/24"))
         alone = await h.start(1, bindings={"80": [PortBinding(host_port="80")]})
@@ -106,14 +108,14 @@ def test_fixed_cidr_limits_addresses_of_the_bridge(tmp_path: Path) -> None:
     assert fixed(tmp_path, fixed_cidr="10.77.3.128/25", bip="10.77.3.1/24") == ("10.77.3.0/24", "10.77.3.128/24")
 
 
-def test_missing_configured_bridge_is_refused(tmp_path: Path) -> None:
+def test_configured_bridge_device_that_does_not_exist_is_refused(tmp_path: Path) -> None:
     config = Config(data_root=str(tmp_path), bridge="nosuch0")
     with pytest.raises(InvalidParameter, match=r"^bridge device with non default name nosuch0 must be created manually$"):
         predefined.check(config)
     predefined.check(Config(data_root=str(tmp_path), bridge=config.default_bridge))
 
 
-def test_default_options_apply_to_new_networks(networks_fixture: Callable[..., None]) -> None:
+def test_default_network_options_of_daemon_json_apply_to_new_networks(networks_fixture: Callable[..., None]) -> None:
     """The value in daemon.json is used if the request contains no value."""
 
     async def body(h: NetworksFixture) -> None:

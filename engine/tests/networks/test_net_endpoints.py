@@ -26,7 +26,7 @@ from orlop_sdk.testing.network import FakeNetwork
 from orlop_sdk.testing.ports import free_port
 
 
-def test_lowest_address_is_used_again(networks_fixture: Callable[..., None]) -> None:
+def test_lowest_released_address_is_assigned_again(networks_fixture: Callable[..., None]) -> None:
     async def body(h: NetworksFixture) -> None:
         one, two = await h.start(1), await h.start(2)
         assert (address(one), address(two)) == ("10.200.0.2/24", "10.200.0.3/24")
@@ -82,7 +82,7 @@ def test_published_ports_are_reserved_and_shown(networks_fixture: Callable[..., 
     networks_fixture(body)
 
 
-def test_abandoned_plan_releases_everything(networks_fixture: Callable[..., None]) -> None:
+def test_abandoned_network_plan_releases_addresses_and_ports(networks_fixture: Callable[..., None]) -> None:
     async def body(h: NetworksFixture) -> None:
         bindings = {"80/tcp": [PortBinding(host_port=str(free_port()))]}
         plan = await h.plan(1, bindings=bindings)
@@ -98,7 +98,7 @@ def test_abandoned_plan_releases_everything(networks_fixture: Callable[..., None
     networks_fixture(body)
 
 
-def test_failed_attach_detaches_the_networks_before_it(networks_fixture: Callable[..., None]) -> None:
+def test_failed_attach_to_a_network_detaches_the_networks_attached_before(networks_fixture: Callable[..., None]) -> None:
     async def body(h: NetworksFixture) -> None:
         await h.networks.create(request("two"))
         plan = await h.plan(1, endpoints={"bridge": EndpointSettings(), "two": EndpointSettings()})
@@ -141,7 +141,7 @@ def test_container_may_be_on_several_networks(networks_fixture: Callable[..., No
     networks_fixture(body)
 
 
-def test_conflicting_modes_are_refused(networks_fixture: Callable[..., None]) -> None:
+def test_conflicting_network_modes_are_refused(networks_fixture: Callable[..., None]) -> None:
     async def body(h: NetworksFixture) -> None:
         assert h.networks.sandbox_kind("container:x") == "container:x"
         assert h.networks.sandbox_kind("host") == "host"
@@ -191,7 +191,7 @@ def test_running_container_is_connected_and_disconnected(networks_fixture: Calla
     networks_fixture(body)
 
 
-def test_stopped_container_shows_its_settings(networks_fixture: Callable[..., None]) -> None:
+def test_stopped_container_shows_its_network_settings(networks_fixture: Callable[..., None]) -> None:
     async def body(h: NetworksFixture) -> None:
         record = await h.networks.create(request("mine"))
         shown = h.networks.of_container(
@@ -210,7 +210,7 @@ def test_stopped_container_shows_its_settings(networks_fixture: Callable[..., No
     networks_fixture(body)
 
 
-def test_published_ports_belong_to_the_gateway_endpoint(networks_fixture: Callable[..., None]) -> None:
+def test_ports_are_shown_only_if_an_endpoint_can_publish_them(networks_fixture: Callable[..., None]) -> None:
     async def body(h: NetworksFixture) -> None:
         await h.networks.create(request("inner", internal=True))
         for mode, shown in (("bridge", {"80/tcp": []}), ("inner", {}), ("none", {})):

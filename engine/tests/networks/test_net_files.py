@@ -51,19 +51,19 @@ def test_default_bridge_drops_name_servers_that_the_container_cannot_reach() -> 
     assert "nameserver 2001:db8::53" in resolv_conf(parse_resolv_conf(TEXT), ipv6=True)
 
 
-def test_public_name_servers_are_used_if_no_other_is_left() -> None:
+def test_public_name_servers_are_used_if_the_host_has_only_loopback_name_servers() -> None:
     host = parse_resolv_conf("nameserver 127.0.0.1\nnameserver ::1\n")
     assert settings(resolv_conf(host)) == ["nameserver 8.8.8.8", "nameserver 8.8.4.4"]
     assert "nameserver 2001:4860:4860::8888" in resolv_conf(host, ipv6=True)
 
 
-def test_overrides_of_resolv_conf_replace_and_a_dot_removes_search() -> None:
+def test_dns_settings_of_a_container_override_host_settings_and_a_dot_clears_the_search_list() -> None:
     text = resolv_conf(parse_resolv_conf(TEXT), Overrides(["127.0.0.1"], ["."], ["ndots:2"]))
     assert settings(text) == ["nameserver 127.0.0.1", "options ndots:2", "sortlist 10.0.0.0"]
     assert "# Overrides: [nameservers search options]" in text
 
 
-def test_embedded_resolver_replaces_the_servers() -> None:
+def test_embedded_resolver_replaces_the_name_servers_in_resolv_conf() -> None:
     text = resolv_conf(parse_resolv_conf(TEXT), embedded=True)
     assert settings(text)[0] == "nameserver 127.0.0.11"
     assert "options edns0 trust-ad ndots:0" in text
@@ -95,7 +95,7 @@ def test_hosts_file_has_names_addresses_and_extra_hosts() -> None:
         ("foo.a", "ex.org", "foo.a.ex.org foo"),
     ],
 )
-def test_a_host_is_known_by_its_short_name(hostname: str, domainname: str, names: str) -> None:
+def test_hosts_file_contains_the_short_host_name(hostname: str, domainname: str, names: str) -> None:
     """/etc/hosts contains the host name with its domain, and also without."""
     assert hosts_file(hostname, domainname, ["10.0.0.2"]).splitlines()[-1] == f"10.0.0.2\t{names}"
 
@@ -113,12 +113,12 @@ def start(tmp_path: Path, *gateways: str) -> str:
     return (tmp_path / "hosts").read_text()
 
 
-def test_host_gateway_is_the_default_bridge_on_every_network(tmp_path: Path) -> None:
+def test_name_host_gateway_means_the_default_bridge_address_on_every_network(tmp_path: Path) -> None:
     text = start(tmp_path, "172.17.0.1", "fd00::1")
     assert "\n172.17.0.1\tme\nfd00::1\tme\n" in text
 
 
-def test_start_with_host_gateway_fails_without_a_gateway(tmp_path: Path) -> None:
+def test_start_fails_if_an_extra_host_needs_the_address_of_a_missing_host_gateway(tmp_path: Path) -> None:
     with pytest.raises(DriverError, match=r"^unable to derive the IP value for host-gateway$"):
         start(tmp_path)
 
@@ -126,7 +126,7 @@ def test_start_with_host_gateway_fails_without_a_gateway(tmp_path: Path) -> None
 @pytest.mark.parametrize(
     ("made", "follows"), [(b"old\n", True), (b"old\n# mine\n", False), (b"\xff", False), (1 << 40, False)]
 )
-def test_changes_by_the_container_are_kept(
+def test_changes_of_the_hosts_file_by_the_container_are_kept(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, made: bytes | int, follows: bool
 ) -> None:
     path = tmp_path / "hosts"
@@ -145,7 +145,7 @@ def test_changes_by_the_container_are_kept(
         assert path.read_bytes() == (b"new\n" if follows else made)
 
 
-def test_host_gateways_come_from_the_configuration_or_the_bridge() -> None:
+def test_host_gateway_addresses_come_from_daemon_json_or_the_default_bridge() -> None:
     bridge = NetworkRecord(
         id="b",
         name="bridge",

@@ -18,7 +18,9 @@ from orlop_sdk import DeadlineExceeded, DriverError, Endpoint, EndpointState, Un
 from orlop_sdk.testing.ports import free_port
 
 
-def test_gateway_moves_with_connects_and_disconnects(networks_fixture: Callable[..., None]) -> None:
+def test_default_route_and_ports_move_when_networks_are_connected_or_disconnected(
+    networks_fixture: Callable[..., None],
+) -> None:
     async def body(h: NetworksFixture) -> None:
         await h.networks.create(request("two", "10.203.0.0/24"))
         bindings = {"80": [PortBinding(host_port=str(free_port()))]}
@@ -49,7 +51,7 @@ def test_gateway_moves_with_connects_and_disconnects(networks_fixture: Callable[
     networks_fixture(body)
 
 
-def test_ports_are_published_when_a_gateway_is_connected_later(networks_fixture: Callable[..., None]) -> None:
+def test_ports_are_published_when_a_network_with_a_gateway_is_connected_later(networks_fixture: Callable[..., None]) -> None:
     async def body(h: NetworksFixture) -> None:
         await h.networks.create(request("inner", internal=True))
         port = free_port()
@@ -77,7 +79,7 @@ def test_ports_are_published_when_a_gateway_is_connected_later(networks_fixture:
     networks_fixture(body)
 
 
-def test_listeners_served_after_the_deadline_are_closed(networks_fixture: Callable[..., None]) -> None:
+def test_listeners_that_the_monitor_opens_after_the_deadline_are_closed(networks_fixture: Callable[..., None]) -> None:
     class Late(FakeListeners):
         async def serve(self, forwards: Sequence[Forward], sockets: Sequence[socket.socket]) -> None:
             await super().serve(forwards, sockets)
@@ -96,7 +98,7 @@ def test_listeners_served_after_the_deadline_are_closed(networks_fixture: Callab
     networks_fixture(body)
 
 
-def test_gateway_that_cannot_be_moved_stays(networks_fixture: Callable[..., None]) -> None:
+def test_former_gateway_is_restored_if_the_gateway_cannot_be_moved(networks_fixture: Callable[..., None]) -> None:
     async def body(h: NetworksFixture) -> None:
         await h.networks.create(request("two"))
         sandbox = await h.start(1, bindings={"80": [PortBinding(host_port=str(free_port()))]})
@@ -121,7 +123,7 @@ def test_gateway_that_cannot_be_moved_stays(networks_fixture: Callable[..., None
     networks_fixture(body)
 
 
-def test_a_boot_keeps_the_gateway_of_the_row(tmp_path: Path) -> None:
+def test_daemon_start_restores_the_gateway_in_the_containers_row(tmp_path: Path) -> None:
     async def body() -> None:
         h, listeners = NetworksFixture(tmp_path), FakeListeners()
         async with h.daemon() as networks:
@@ -139,7 +141,7 @@ def test_a_boot_keeps_the_gateway_of_the_row(tmp_path: Path) -> None:
     trio.run(body)
 
 
-def test_boot_closes_unrecorded_listeners(tmp_path: Path) -> None:
+def test_daemon_start_closes_listeners_that_are_not_in_the_containers_row(tmp_path: Path) -> None:
     async def body() -> None:
         h, listeners, port = NetworksFixture(tmp_path), FakeListeners(), str(free_port())
         wanted = wanted_ports((), {"80": [PortBinding(host_port=port)]}, False)

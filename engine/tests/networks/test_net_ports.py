@@ -32,17 +32,17 @@ def held() -> Iterator[list[Bound]]:
         ("80-82/sctp", [(80, "sctp"), (81, "sctp"), (82, "sctp")]),
     ],
 )
-def test_port_texts_are_parsed(text: str, ports: list[tuple[int, str]]) -> None:
+def test_port_specifications_are_parsed(text: str, ports: list[tuple[int, str]]) -> None:
     assert parse_port(text) == ports
 
 
 @pytest.mark.parametrize("text", ["", "x", "80/icmp", "82-80", "65536", "0", "-1", "٣"])
-def test_invalid_port_texts_are_refused(text: str) -> None:
+def test_invalid_port_specifications_are_refused(text: str) -> None:
     with pytest.raises(InvalidParameter):
         parse_port(text)
 
 
-def test_bindings_become_wanted_ports() -> None:
+def test_port_bindings_are_converted_to_ports_to_allocate() -> None:
     bindings = {
         "80/tcp": [PortBinding(host_port="8080"), PortBinding(host_ip="127.0.0.1", host_port="8081-8089")],
         "90-91/udp": [PortBinding(host_port="9000-9001")],
@@ -70,7 +70,7 @@ def test_bindings_become_wanted_ports() -> None:
         {"80": [PortBinding(host_port="70000")]},
     ],
 )
-def test_invalid_bindings_are_refused(bindings: dict[str, list[PortBinding]]) -> None:
+def test_invalid_port_bindings_are_refused(bindings: dict[str, list[PortBinding]]) -> None:
     with pytest.raises(InvalidParameter):
         wanted_ports([], bindings, publish_all=False)
 
@@ -93,7 +93,7 @@ def take(ports: PortAllocator, wanted: list[Wanted]) -> list[Bound]:
     return trio.run(ports.allocate, wanted)
 
 
-def test_both_address_families_get_the_same_port(held: list[Bound]) -> None:
+def test_same_host_port_is_allocated_for_ipv4_and_ipv6(held: list[Bound]) -> None:
     ports = PortAllocator()
     held += take(ports, [Wanted("tcp", 80, "", 0, 0)])
     assert [bound.port.host_ip for bound in held] == ["0.0.0.0", "::"]
@@ -126,7 +126,7 @@ def test_unknown_host_address_is_refused() -> None:
         take(PortAllocator(), [Wanted("tcp", 80, "192.0.2.77", 8080, 8080)])
 
 
-def test_first_free_port_of_a_range_is_taken(held: list[Bound]) -> None:
+def test_first_free_port_of_a_range_is_allocated(held: list[Bound]) -> None:
     with socket.create_server(("127.0.0.1", 0)) as other:
         port = other.getsockname()[1]
         if port > 65500:
@@ -146,7 +146,7 @@ def test_failed_reservation_reserves_nothing(held: list[Bound]) -> None:
     assert held[0].port.host_port == first
 
 
-def test_released_ports_are_free_and_adopted_ones_reserved(held: list[Bound]) -> None:
+def test_ports_of_adopted_containers_stay_reserved_until_their_release(held: list[Bound]) -> None:
     ports = PortAllocator()
     number = free_port()
     living = PublishedPort("tcp", "0.0.0.0", number, 80)
@@ -158,19 +158,19 @@ def test_released_ports_are_free_and_adopted_ones_reserved(held: list[Bound]) ->
     held += take(ports, [Wanted("tcp", 80, "127.0.0.1", number, number)])
 
 
-def test_ephemeral_ports_continue_after_the_last_one(held: list[Bound]) -> None:
+def test_ephemeral_ports_are_allocated_in_ascending_order(held: list[Bound]) -> None:
     ports = PortAllocator("127.0.0.1")
     held += take(ports, [Wanted("tcp", number, "", 0, 0) for number in (80, 81, 82)])
     numbers = [bound.port.host_port for bound in held]
     assert numbers == sorted(set(numbers))
 
 
-def test_sctp_has_no_listener() -> None:
+def test_sctp_port_is_published_without_a_listening_socket() -> None:
     (bound,) = take(PortAllocator(), [Wanted("sctp", 80, "127.0.0.1", 8080, 8080)])
     assert bound.socket is None and bound.port == PublishedPort("sctp", "127.0.0.1", 8080, 80)
 
 
-def test_number_of_ports_is_limited() -> None:
+def test_number_of_ports_per_container_is_limited() -> None:
     range_of_all = {"1-65535/tcp": None}
     for exposed, bindings, publish_all, what in (
         ((), range_of_all, False, "published ports: at most 4096 are allowed"),

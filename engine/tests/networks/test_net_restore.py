@@ -21,7 +21,7 @@ from orlop_sdk import (
 from orlop_sdk.testing.ports import free_port
 
 
-def test_running_containers_keep_their_addresses_and_ports(tmp_path: Path) -> None:
+def test_running_containers_keep_addresses_and_ports_after_a_restart_of_the_daemon(tmp_path: Path) -> None:
     async def main() -> None:
         networks_fixture = NetworksFixture(tmp_path)
         port = free_port()
@@ -48,7 +48,7 @@ def test_running_containers_keep_their_addresses_and_ports(tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize("damage", ["address", "port"])
-def test_invalid_row_does_not_affect_others(tmp_path: Path, damage: str) -> None:
+def test_invalid_row_of_a_container_does_not_affect_networks_of_other_containers(tmp_path: Path, damage: str) -> None:
     async def main() -> None:
         h = NetworksFixture(tmp_path)
         async with h.daemon():
@@ -70,7 +70,7 @@ def test_invalid_row_does_not_affect_others(tmp_path: Path, damage: str) -> None
     trio.run(main)
 
 
-def test_failed_removal_is_finished_by_the_next_start(networks_fixture: Callable[..., None]) -> None:
+def test_network_whose_removal_failed_can_still_be_used(networks_fixture: Callable[..., None]) -> None:
     async def body(h: NetworksFixture) -> None:
         commit = h.store.commit
 
@@ -92,7 +92,7 @@ def test_failed_removal_is_finished_by_the_next_start(networks_fixture: Callable
     networks_fixture(body)
 
 
-def test_failed_network_is_created_again_at_the_next_use(tmp_path: Path) -> None:
+def test_network_that_the_driver_could_not_create_is_created_at_the_next_use(tmp_path: Path) -> None:
     async def main() -> None:
         networks_fixture = NetworksFixture(tmp_path)
         networks_fixture.bridge.fail["create_network"] = DriverError("cannot create bridge: no module")

@@ -13,8 +13,8 @@ from orlop_sdk import (
 )
 
 
-def test_only_requested_networks_are_pinned(networks_fixture: Callable[..., None]) -> None:
-    """A new container gets exactly the networks that its create request names."""
+def test_new_container_gets_only_the_requested_networks(networks_fixture: Callable[..., None]) -> None:
+    """A new container gets exactly the networks that its create request contains."""
 
     async def body(h: NetworksFixture) -> None:
         await h.networks.create(request("inner", internal=True))
@@ -32,8 +32,8 @@ def test_only_requested_networks_are_pinned(networks_fixture: Callable[..., None
     networks_fixture(body)
 
 
-def test_names_are_pinned_to_their_networks(networks_fixture: Callable[..., None]) -> None:
-    """Later objects with other names or ids do not change which network a name in a create request means."""
+def test_network_name_in_a_create_request_keeps_its_meaning(networks_fixture: Callable[..., None]) -> None:
+    """A network that is created or removed later does not change which network a name in a create request means."""
 
     async def body(h: NetworksFixture) -> None:
         mine = await h.networks.create(request("mine"))

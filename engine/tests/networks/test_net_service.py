@@ -25,7 +25,7 @@ from orlop_sdk import (
 from orlop_sdk.testing import FakeNetwork
 
 
-def test_unreadable_row_is_quarantined(networks_fixture: Callable[..., None]) -> None:
+def test_unreadable_network_row_is_quarantined(networks_fixture: Callable[..., None]) -> None:
     async def body(h: NetworksFixture) -> None:
         await h.store.commit([Put("networks", "x" * 64, b"\xff\xff")])
         networks = Networks(h.store, h.events, h.driver, h.config)  # type: ignore[arg-type]
@@ -36,7 +36,7 @@ def test_unreadable_row_is_quarantined(networks_fixture: Callable[..., None]) ->
     networks_fixture(body)
 
 
-def test_drivers_without_networks_restore_the_host(networks_fixture: Callable[..., None]) -> None:
+def test_network_drivers_without_networks_are_also_asked_to_restore_the_host(networks_fixture: Callable[..., None]) -> None:
     """A daemon that died before it stored the first network of a driver may have left objects of the driver."""
 
     async def body(h: NetworksFixture) -> None:
@@ -85,7 +85,7 @@ def test_networks_are_found_by_name_id_and_prefix(networks_fixture: Callable[...
         (request("n", enable_ipv4=False), InvalidParameter, "IPv4 or IPv6 must be enabled"),
     ],
 )
-def test_invalid_networks_are_refused(
+def test_network_create_refuses_invalid_requests(
     networks_fixture: Callable[..., None], given: CreateRequest, error: type[OrlopError], message: str
 ) -> None:
     async def body(h: NetworksFixture) -> None:
@@ -148,7 +148,7 @@ def test_prune_removes_unused_networks(networks_fixture: Callable[..., None]) ->
     networks_fixture(body)
 
 
-def test_filters_select_listed_networks(networks_fixture: Callable[..., None]) -> None:
+def test_network_list_filters_select_networks(networks_fixture: Callable[..., None]) -> None:
     async def body(h: NetworksFixture) -> None:
         await h.networks.create(request("mine", labels={"a": "b"}))
         await h.networks.create(request("used"))
@@ -172,7 +172,7 @@ def test_filters_select_listed_networks(networks_fixture: Callable[..., None]) -
 
 
 @pytest.mark.parametrize("name", ["default", "host", "none", "bridge", "container:", f"container:{'a' * 64}"])
-def test_names_of_network_modes_are_refused(networks_fixture: Callable[..., None], name: str) -> None:
+def test_names_of_network_modes_cannot_be_names_of_new_networks(networks_fixture: Callable[..., None], name: str) -> None:
     async def body(h: NetworksFixture) -> None:
         with pytest.raises(Forbidden, match=f"^operation is not permitted on predefined {name} network $"):
             await h.networks.create(request(name))
@@ -203,7 +203,7 @@ def test_subnets_outside_the_pools_are_reported(networks_fixture: Callable[..., 
     networks_fixture(with_pools)
 
 
-def test_subnets_overlapping_the_hosts_are_reported(
+def test_subnets_that_overlap_networks_of_the_host_are_reported(
     networks_fixture: Callable[..., None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async def body(h: NetworksFixture) -> None:
