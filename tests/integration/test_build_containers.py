@@ -165,7 +165,7 @@ def test_all_processes_of_a_container_end_when_its_first_process_exits(clients: 
     assert ends[5:] == [{"release": "c"}, {"error": 5, "message": 'container "c" previously released or not created'}]
 
 
-def test_processes_that_cannot_start_are_reported(clients: Clients) -> None:
+def test_failed_start_of_a_process_is_reported_to_the_frontend(clients: Clients) -> None:
     ask(clients, NEW, {"start": "p", "container": "c", "args": ["/nothing"]}, {"wait": "p"})
     for each in clients:
         [_, found] = result(each)

@@ -101,7 +101,7 @@ def test_daemon_requests_registry_tokens_only_if_the_client_does_not(both: Clien
         assert name in anonymous.err
 
 
-def test_download_of_base_layers_is_shown(both: Clients, tmp_path: Path) -> None:
+def test_build_shows_the_download_of_base_layers(both: Clients, tmp_path: Path) -> None:
     """None of the base's layers is stored in the daemon."""
     (both.orlop.directory / "large").write_bytes(os.urandom(10_240_000))
     both.write("Dockerfile", "FROM scratch\nCOPY large /\n")

@@ -152,7 +152,7 @@ def test_thousand_children_of_a_build_step_are_killed_when_its_command_exits(eng
         assert processes(engine, "51337") == []
 
 
-def test_two_hundred_megabytes_of_output_are_clipped(engine: Engine) -> None:
+def test_build_output_of_two_hundred_megabytes_is_clipped(engine: Engine) -> None:
     with watched(engine):
         result = build(engine, "FROM busybox\nRUN yes 0123456789abcdef | head -c 200000000; exit 4\n", "--no-cache")
         assert "exit code: 4" in result.err, result.err[-500:]
@@ -160,7 +160,7 @@ def test_two_hundred_megabytes_of_output_are_clipped(engine: Engine) -> None:
         assert "log limit" in result.err or "clipped" in result.err, result.err[-3000:]
 
 
-def test_line_of_a_hundred_megabytes_does_not_fail_the_build(engine: Engine) -> None:
+def test_output_line_of_a_hundred_megabytes_does_not_fail_the_build(engine: Engine) -> None:
     with watched(engine):
         assert "Successfully built" in post(engine, context("FROM busybox\nRUN head -c 100000000 /dev/zero\n"), "nocache=1")
 
@@ -196,7 +196,7 @@ def test_hostile_contexts_cannot_read_or_write_files_of_the_host(engine: Engine,
     assert "Traceback" not in said
 
 
-def test_contexts_with_wrong_sizes_are_refused(engine: Engine) -> None:
+def test_build_contexts_with_wrong_file_sizes_are_refused(engine: Engine) -> None:
     """One body ends in the middle of a file. One header has a size that is larger than any disk."""
     large = tarfile.TarInfo("large")
     large.size = 1 << 60
@@ -207,7 +207,7 @@ def test_contexts_with_wrong_sizes_are_refused(engine: Engine) -> None:
             assert "errorDetail" in said or '"message"' in said, said
 
 
-def test_context_of_many_files_takes_bounded_memory(fresh: Callable[..., Engine]) -> None:
+def test_build_context_with_many_files_takes_bounded_memory(fresh: Callable[..., Engine]) -> None:
     """The memory of the builder grows by less than 1 KiB for each file. The test starts its own engine, because Python does
     not return this memory to the system."""
     engine, count = fresh(), 20_000

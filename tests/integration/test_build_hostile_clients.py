@@ -164,7 +164,7 @@ def descriptors(pid: int) -> int:
 
 
 @pytest.mark.parametrize("kind", ["grpc", "session"])
-def test_hostile_http2_connection_harms_no_other_client(engine: Engine, kind: str) -> None:
+def test_hostile_http2_connection_does_not_affect_other_clients(engine: Engine, kind: str) -> None:
     """Each attack is tried on /grpc, where the client makes calls, and on /session, where the daemon makes calls to the
     client."""
     headers = {"X-Docker-Expose-Session-Uuid": "hostile", "X-Docker-Expose-Session-Sharedkey": "h"}

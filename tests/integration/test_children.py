@@ -310,7 +310,7 @@ def _unix_sockets(pid: int) -> Iterator[tuple[str, str]]:
 
 
 def _bound(pid: int, name: str) -> list[str]:
-    """Listening sockets of that name. Accepted sockets have the same name, so they are distinguished by their state."""
+    """The inodes of listening sockets with this name. Accepted sockets have the same name, but another state."""
     return [line.split()[6] for line in Path(f"/proc/{pid}/net/unix").read_text().splitlines() if _is_listener(line, name)]
 
 

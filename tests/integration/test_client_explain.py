@@ -70,7 +70,7 @@ def test_log_lines_of_several_containers_are_sorted_by_time(engine: Engine) -> N
     assert sorted(followed.out.splitlines()) == ["even | 4", "odd  | 4"]
 
 
-def test_tree_shows_a_container_below_each_of_its_networks(fresh: Callable[..., Engine]) -> None:
+def test_orlop_tree_shows_a_container_below_each_of_its_networks(fresh: Callable[..., Engine]) -> None:
     engine = fresh({"shutdown-timeout": 3})
     for name in ("back", "front"):
         engine.ok("network", "create", name)

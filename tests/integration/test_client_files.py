@@ -184,7 +184,7 @@ def test_export_diff_commit_and_history_have_the_same_results_as_with_docker(
     engine.ok("rmi", "-f", image)
 
 
-def test_update_changes_limits_and_reports_missing_containers(engine: Engine, box: str) -> None:
+def test_orlop_update_changes_limits_and_reports_missing_containers(engine: Engine, box: str) -> None:
     flags = ["-m", "64m", "--memory-swap", "128m", "--cpus", "0.5", "--pids-limit", "90", "--restart", "on-failure:3"]
     done = engine.orlop("update", *flags, box, "nosuch", check=1)
     assert done.out == f"{box}\n" and done.err == "orlop: Error response from daemon: No such container: nosuch\n"

@@ -128,7 +128,7 @@ def test_cp_finds_no_files_in_a_subpath_that_leads_out_of_the_volume(engine, nam
     engine.ok("rm", name)
 
 
-def test_files_of_the_image_are_copied_into_a_volume_subpath(engine, name, volume):
+def test_files_of_the_image_are_copied_into_an_empty_volume_subpath(engine, name, volume):
     def etc(subpath):
         mount = f"type=volume,src={volume},dst=/etc,volume-subpath={subpath}"
         return engine.docker("run", "--rm", "--network", "none", "--mount", mount, BUSYBOX, "ls", "/etc").out.split()

@@ -116,7 +116,7 @@ def test_daemon_imports_the_modules_of_most_operations_after_its_first_answer(da
     assert daemon.get("/containers/json") == []
 
 
-def test_daemon_boots_answers_and_leaves_nothing_when_it_stops(daemon: Orlopd) -> None:
+def test_daemon_starts_answers_requests_and_leaves_nothing_after_its_stop(daemon: Orlopd) -> None:
     daemon.start()
     assert daemon.process
     assert (daemon.home / "run" / "orlop.pid").read_text() == f"{daemon.process.pid}\n"
@@ -247,7 +247,7 @@ def test_start_on_another_engines_data_root_is_refused_and_changes_nothing(daemo
         assert [path.name for path in data.rglob("*")] == ["containers", "theirs"]
 
 
-def test_daemon_starts_after_the_previous_one_was_killed(daemon: Orlopd) -> None:
+def test_daemon_starts_after_the_previous_daemon_was_killed(daemon: Orlopd) -> None:
     daemon.start()
     assert daemon.process
     assert daemon.process.stderr

@@ -111,7 +111,7 @@ def test_push_whose_result_cannot_be_stored_fails_and_can_be_repeated(disk: Disk
     run(disk, check)
 
 
-def test_save_works_on_a_full_disk(disk: Disk) -> None:
+def test_docker_save_works_on_a_full_disk(disk: Disk) -> None:
     async def check(images: ImagesFixture, registry: Receiving) -> None:
         request = SaveRequest([f"{registry.host}/app:v1"])
         before = [piece async for piece in await images.images.save(request)]

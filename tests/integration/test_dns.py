@@ -217,7 +217,7 @@ while True:
 """
 
 
-def test_names_resolve_correctly_while_daemons_restart(fresh):
+def test_container_names_resolve_correctly_while_the_daemon_restarts(fresh):
     """A start of the daemon replaces the names table of a network only when the new table is complete. With
     an incomplete table, name servers would forward missing names to outside servers, and the containers would get "no such
     host"."""

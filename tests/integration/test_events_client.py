@@ -48,7 +48,7 @@ def test_start_stop_and_rm_emit_events_in_order(engine: Engine, name: str) -> No
     ]
 
 
-def test_attached_run_emits_events_in_order(engine: Engine, name: str) -> None:
+def test_attached_docker_run_emits_events_in_order(engine: Engine, name: str) -> None:
     engine_ids[name] = ""
     engine.docker("run", "--rm", "--name", name, "busybox", "sh", "-c", "exit 3", check=3)
     until(lambda: "container destroy" in happened(engine, name), "it is removed")

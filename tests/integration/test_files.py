@@ -97,7 +97,7 @@ def test_option_copy_uid_gid_makes_the_container_user_the_owner_of_copied_files(
     engine.ok("rm", "-f", name)
 
 
-def test_cp_writes_to_volumes_but_not_to_read_only_roots(engine, name, tmp_path):
+def test_cp_writes_to_volumes_but_not_to_read_only_root_file_systems(engine, name, tmp_path):
     engine.ok("volume", "create", f"v-{name}")
     sleeper(
         engine,

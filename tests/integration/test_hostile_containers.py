@@ -86,7 +86,7 @@ def test_working_directory_does_not_lead_outside_the_root(fresh: Callable[..., E
                 assert result.code and "marker" not in result.out, (runtime, path, result)
 
 
-def test_the_runtime_cannot_be_overwritten(fresh: Callable[..., Engine], tmp_path: Path) -> None:
+def test_container_cannot_overwrite_the_program_of_the_runtime(fresh: Callable[..., Engine], tmp_path: Path) -> None:
     """CVE-2019-5736: a container makes the runtime execute itself in the container, and writes to the runtime's program
     through /proc/PID/exe. The test uses a copy of runc."""
     program = tmp_path / "runc"

@@ -492,7 +492,7 @@ def test_damaged_stream_is_refused(layer: Path) -> None:
         run(whole, indexed(layer), expect_diff_id="sha256:00")
 
 
-def test_worker_forked_by_the_zygote_streams_a_layer(layer: Path) -> None:
+def test_unpack_worker_forked_by_the_zygote_can_stream_a_layer(layer: Path) -> None:
     async def main() -> Unpacked:
         async with Zygote.start(str(layer.parent / "exec")) as zygote:
             return await unpack(zygote, chunks(gzip.compress(SMALL)), indexed(layer))

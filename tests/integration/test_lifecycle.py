@@ -294,7 +294,7 @@ def test_inspect_describes_a_running_container(engine: Engine, name: str) -> Non
 # --- restart policies ---------------------------------------------------------------------------------------------------
 
 
-def test_restart_on_failure_is_delayed_and_limited(engine: Engine, name: str) -> None:
+def test_restarts_by_the_policy_on_failure_are_delayed_and_limited(engine: Engine, name: str) -> None:
     script = "cut -d' ' -f1 /proc/uptime; exit 1"
     engine.ok("run", "-d", "--name", name, "--restart", "on-failure:3", "busybox", "sh", "-c", script)
     until(lambda: engine.state(name) == "exited" and engine.inspect(name)["RestartCount"] == 3, "three tries")

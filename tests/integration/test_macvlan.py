@@ -195,7 +195,7 @@ def create(side: Side, name: str, driver: str, options: dict[str, str], ipam: An
     ],
     ids=lambda value: value if isinstance(value, str) else "-".join(value.values()),
 )
-def test_invalid_options_are_refused_like_in_dockerd(
+def test_invalid_network_options_are_refused_as_in_dockerd(
     sides: tuple[Side, Side], remote: Remote, driver: str, options: dict[str, str]
 ) -> None:
     """dockerd 26.1 answers with the status 500. Orlop answers with 400, the status for an invalid request."""

@@ -146,7 +146,7 @@ def test_created_files_have_the_expected_modes(fresh: Callable[..., Engine], mas
     assert _open_to_nobody([Path(engine.socket)]) == []
 
 
-def test_modes_of_files_of_an_earlier_daemon_are_corrected(tmp_path: Path) -> None:
+def test_database_files_of_an_earlier_daemon_get_the_correct_modes(tmp_path: Path) -> None:
     async def main() -> set[str]:
         async with Store.open(str(tmp_path / "orlop.db")):
             return {f"{path.name} {path.stat().st_mode & 0o777:o}" for path in tmp_path.glob("orlop.db*")}

@@ -115,7 +115,7 @@ def test_exit_code_and_output_are_reported_and_recorded(place: Place) -> None:
     place.run(test)
 
 
-def test_root_of_a_running_container_is_not_mounted_on_the_host(place: Place) -> None:
+def test_root_file_system_of_a_running_container_is_not_mounted_on_the_host(place: Place) -> None:
     async def test(host: MonitorHost) -> None:
         case = await host.case(["sleep", "60"])
         started = await case.start()

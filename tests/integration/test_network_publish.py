@@ -110,7 +110,7 @@ def test_published_port_of_a_routed_network_is_reached_at_the_address_of_the_con
         engine.ok("network", "rm", network)
 
 
-def test_taken_port_is_refused(engine: Engine, name: str) -> None:
+def test_published_port_that_is_in_use_is_refused(engine: Engine, name: str) -> None:
     with socket.create_server(("0.0.0.0", 0)) as server:
         port = server.getsockname()[1]
         result = engine.docker("run", "-d", "--name", name, "-p", f"{port}:80", *SLEEP)

@@ -314,7 +314,7 @@ def test_unknown_runtime_is_refused(engine: Engine) -> None:
     assert result.code == 125 and "unknown or invalid runtime name: no-such" in result.err
 
 
-def test_entrypoint_and_cmd_are_combined_like_in_docker(engine: Engine, name: str) -> None:
+def test_entrypoint_and_cmd_are_combined_as_in_docker(engine: Engine, name: str) -> None:
     def args(**fields: object) -> tuple[int, object]:
         status, made = engine.api("POST", "/containers/create", {"Image": f"with-entry-{name}", **fields})
         if status != 201:

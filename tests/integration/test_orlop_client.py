@@ -14,7 +14,7 @@ from orlop_sdk.testing.ports import free_port
 pytestmark = pytest.mark.root
 
 
-def test_run_prints_output_and_returns_the_exit_code(engine: Engine) -> None:
+def test_orlop_run_prints_output_and_returns_the_exit_code(engine: Engine) -> None:
     result = engine.orlop("run", "--rm", "busybox", "sh", "-c", "echo out; echo err >&2; exit 3")
     assert (result.code, result.out, result.err) == (3, "out\n", "err\n")
     assert engine.orlop("run", "--rm", "-i", "busybox", "cat", stdin="through").out == "through"

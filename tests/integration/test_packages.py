@@ -128,7 +128,7 @@ def test_installed_daemon_finds_drivers_of_other_packages(chroot: Chroot) -> Non
     chroot.sh("rm -r /etc/orlop; dpkg -P orlop orlop-cli python3-orlop-sdk")
 
 
-def test_upgrade_keeps_files_in_use(chroot: Chroot, packages: Path, tmp_path: Path) -> None:
+def test_upgrade_keeps_files_that_running_processes_use(chroot: Chroot, packages: Path, tmp_path: Path) -> None:
     """A process of the first version runs, like a container's monitor, while the second and third versions are installed."""
     (first,) = packages.glob("orlop_*.deb")
     for version in ("0.2", "0.3"):
@@ -171,6 +171,6 @@ def test_wheels_can_be_installed_from_a_directory(tmp_path: Path) -> None:
     assert call(tmp_path / "venv/bin/orlopd", "--version").startswith("Orlop version ")
 
 
-def test_client_runs_from_one_file(tmp_path: Path) -> None:
+def test_client_can_run_from_a_single_file(tmp_path: Path) -> None:
     call("./dev", "package", "zipapp", tmp_path)
     assert call("/usr/bin/python3", "-I", "-S", tmp_path / "orlop.pyz", "run", "--help").startswith("Usage:  orlop run ")

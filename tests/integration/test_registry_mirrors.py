@@ -166,7 +166,7 @@ def test_pull_of_a_tag_fails_if_no_host_has_the_capability_resolve(tmp_path: Pat
     run(tmp_path, test)
 
 
-def test_unreachable_mirror_is_skipped_for_a_while(tmp_path: Path) -> None:
+def test_unreachable_mirror_is_not_tried_again_for_a_while(tmp_path: Path) -> None:
     with serving() as mirror, serving() as upstream:
         for server in (mirror, upstream):
             for tag in ("v1", "v2", "v3"):

@@ -92,7 +92,7 @@ def test_pull_fetches_a_layer_again_after_a_save_has_found_it_damaged(tmp_path: 
     run(tmp_path, check)
 
 
-def test_pull_prints_dockers_messages(tmp_path: Path) -> None:
+def test_pull_prints_the_messages_of_docker(tmp_path: Path) -> None:
     async def check(images: ImagesFixture, registry: Hostile) -> None:
         records = await pulled(images, registry)
         assert records[0] == {"status": "Pulling from app", "id": "v1"}
@@ -140,7 +140,7 @@ BAD_LAYER: list[tuple[str, list[Answer], str]] = [
 
 
 @pytest.mark.parametrize(("answers", "message"), [case[1:] for case in BAD_LAYER], ids=[case[0] for case in BAD_LAYER])
-def test_damaged_layers_fail_the_pull_and_leave_nothing(tmp_path: Path, answers: list[Answer], message: str) -> None:
+def test_pull_of_a_damaged_layer_fails_and_leaves_nothing(tmp_path: Path, answers: list[Answer], message: str) -> None:
     async def check(images: ImagesFixture, registry: Hostile) -> None:
         registry.misbehave(BASE.digest, *answers)
         records = await pulled(images, registry)
@@ -237,7 +237,7 @@ def test_manifest_that_is_pulled_by_digest_is_verified(tmp_path: Path) -> None:
     run(tmp_path, check)
 
 
-def test_pull_selects_the_platform(tmp_path: Path) -> None:
+def test_pull_selects_the_image_of_the_requested_platform(tmp_path: Path) -> None:
     here = platforms.host()
     mine = image([TOP], platform={"os": "linux", "architecture": here.architecture})
     other = image([BASE], platform={"os": "linux", "architecture": "s390x"})
@@ -432,7 +432,7 @@ def test_pull_uses_a_token_that_it_gets_from_the_token_service(tmp_path: Path) -
     run(tmp_path, check)
 
 
-def test_refused_or_missing_tokens_fail_the_pull(tmp_path: Path) -> None:
+def test_pull_fails_if_the_token_is_refused_or_missing(tmp_path: Path) -> None:
     async def check(images: ImagesFixture, registry: Hostile) -> None:
         registry.ping = challenge(f"http://{registry.host}/token")
         for answer, message in (
