@@ -110,7 +110,9 @@ def test_request_is_sent_again_with_an_api_version_that_the_daemon_supports(
     assert [request.target.split("containers")[0] for request in daemon.requests] == ["/v1.43/", then]
 
 
-def test_api_version_of_the_environment_is_used(daemon: RecordedDaemon, orlop: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_api_version_in_the_environment_variable_is_used(
+    daemon: RecordedDaemon, orlop: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("DOCKER_API_VERSION", "1.30")
     daemon.on("GET", "/containers/json", answer([]))
     orlop("ps")
@@ -177,7 +179,7 @@ def test_answer_that_is_not_from_a_docker_daemon_is_reported_without_a_traceback
     assert "Traceback" not in done.err
 
 
-def test_commands_continue_after_a_failed_argument(daemon: RecordedDaemon, orlop: Any) -> None:
+def test_command_continues_with_the_next_argument_after_a_failure(daemon: RecordedDaemon, orlop: Any) -> None:
     daemon.on("POST", "/containers/nope/stop", MISSING)
     daemon.on("POST", "/containers/a/stop", answer(status=204))
     daemon.on("POST", "/containers/b/stop", answer(status=304))
@@ -253,7 +255,7 @@ EVENT = {
         (["--format", "json"], json.dumps(EVENT, separators=(",", ":"))),
     ],
 )
-def test_events_are_printed(
+def test_events_are_printed_in_the_requested_format(
     daemon: RecordedDaemon, orlop: Any, flags: list[str], line: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     import time
@@ -309,13 +311,13 @@ def test_attach_to_a_container_that_does_not_run_is_refused(
     assert (done.code, done.err) == (1, f"orlop: {text}\n")
 
 
-def test_wait_prints_codes(daemon: RecordedDaemon, orlop: Any) -> None:
+def test_wait_command_prints_the_exit_codes_of_all_containers(daemon: RecordedDaemon, orlop: Any) -> None:
     daemon.on("POST", "/containers/a/wait", answer({"StatusCode": 3}))
     daemon.on("POST", "/containers/b/wait", answer({"StatusCode": 0}))
     assert orlop("wait", "a", "b").out == "3\n0\n"
 
 
-def test_port_prints_published_ports(daemon: RecordedDaemon, orlop: Any) -> None:
+def test_port_command_prints_published_ports(daemon: RecordedDaemon, orlop: Any) -> None:
     ports = {"443/tcp": None, "80/tcp": [{"HostIp": "0.0.0.0", "HostPort": "8080"}, {"HostIp": "::", "HostPort": "8080"}]}
     daemon.on("GET", "/containers/web/json", answer({"NetworkSettings": {"Ports": ports}}))
     assert orlop("port", "web").out == "80/tcp -> 0.0.0.0:8080\n80/tcp -> [::]:8080\n"
@@ -336,7 +338,7 @@ SAMPLE = {
 }
 
 
-def test_stats_prints_usage(daemon: RecordedDaemon, orlop: Any) -> None:
+def test_stats_command_prints_resource_usage(daemon: RecordedDaemon, orlop: Any) -> None:
     daemon.on("GET", "/containers/json", answer([container()]))
     daemon.on("GET", "/containers/0123456789ab/stats", answer(SAMPLE))
     form = "{{.Name}} {{.CPUPerc}} {{.MemUsage}} {{.MemPerc}} {{.NetIO}} {{.BlockIO}} {{.PIDs}}"
@@ -344,13 +346,13 @@ def test_stats_prints_usage(daemon: RecordedDaemon, orlop: Any) -> None:
     assert done.out == "web 20.00% 25MiB / 100MiB 25.00% 1.5kB / 20B 4.1kB / 10B 3\n"
 
 
-def test_stats_of_a_missing_container_fails(daemon: RecordedDaemon, orlop: Any) -> None:
+def test_stats_command_fails_for_a_missing_container(daemon: RecordedDaemon, orlop: Any) -> None:
     daemon.on("GET", "/containers/nope/stats", MISSING)
     done = orlop("stats", "--no-stream", "nope")
     assert (done.code, done.err) == (1, "orlop: Error response from daemon: No such container: nope\n")
 
 
-def test_images_prints_rows(daemon: RecordedDaemon, orlop: Any) -> None:
+def test_images_command_prints_a_row_for_each_name_of_an_image(daemon: RecordedDaemon, orlop: Any) -> None:
     image = {
         "Id": "sha256:" + "a" * 64,
         "Created": 1_700_000_000,

@@ -90,7 +90,7 @@ def test_contexts_are_completed(complete: Complete, tmp_path: Path, monkeypatch:
     assert complete("-c", "f") == ["far"]
 
 
-def test_stop_completes_only_running_containers(complete: Complete, daemon: RecordedDaemon) -> None:
+def test_completion_of_stop_suggests_only_running_containers(complete: Complete, daemon: RecordedDaemon) -> None:
     complete("stop", "")
     assert daemon.requests[-1].target.endswith("?all=0")
     complete("rm", "")

@@ -211,7 +211,7 @@ def _plain(text: str, home: Path) -> str:
 # --- ssh
 
 
-def test_ssh_addresses_become_commands() -> None:
+def test_ssh_addresses_are_converted_to_ssh_commands() -> None:
     found = ssh_module.command(hosts.parse("ssh://me@host:2222/run/x.sock", False))
     assert found[:-1] == ["ssh", "-o", "ConnectTimeout=30", "-T", "-l", "me", "-p", "2222", "--", "host"]
     assert "--host unix:///run/x.sock system dial-stdio" in found[-1]

@@ -263,7 +263,9 @@ def test_seccomp_profile_is_read_by_the_client(daemon: RecordedDaemon, tmp_path:
     assert made["HostConfig"]["SecurityOpt"] == ['seccomp={"defaultAction":"SCMP_ACT_ALLOW"}']
 
 
-def test_relative_bind_becomes_absolute(daemon: RecordedDaemon, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_relative_source_of_a_bind_mount_becomes_an_absolute_path(
+    daemon: RecordedDaemon, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
     assert body(daemon, "-v", "./x:/y", "busybox")["HostConfig"]["Binds"] == [f"{tmp_path}/x:/y"]
 
@@ -284,7 +286,7 @@ def test_proxies_in_config_json_become_environment_variables(daemon: RecordedDae
         _config.forget()
 
 
-def test_cidfile_holds_the_id_and_is_not_overwritten(
+def test_cidfile_contains_the_id_and_is_not_overwritten(
     daemon: RecordedDaemon, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     path = tmp_path / "cid"

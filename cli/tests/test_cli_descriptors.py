@@ -81,7 +81,7 @@ def test_later_opened_files_do_not_get_the_descriptor_of_stderr() -> None:
     ("module", "args"),
     [(CLIENT, ["--help"]), (CLIENT, ["-H", "HOST", "ps"]), (CLIENT, ["-H", "HOST", "logs", "web"]), (ORLOPD, ["--help"])],
 )
-def test_full_stdout_is_reported(daemon: RecordedDaemon, module: str, args: list[str]) -> None:
+def test_error_is_reported_if_stdout_is_full(daemon: RecordedDaemon, module: str, args: list[str]) -> None:
     daemon.on("GET", "/containers/json", answer([]))
     logs(daemon)
     done = program(module, *(daemon.host if arg == "HOST" else arg for arg in args), redirected=">/dev/full")
@@ -94,7 +94,7 @@ def test_full_stdout_is_reported(daemon: RecordedDaemon, module: str, args: list
 
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs /dev/full")
 @pytest.mark.parametrize(("args", "code"), [(["nosuch"], 1), (["run", "--bogus"], 125)])
-def test_full_stderr_keeps_the_exit_code(args: list[str], code: int) -> None:
+def test_exit_code_is_kept_if_stderr_is_full(args: list[str], code: int) -> None:
     assert program(CLIENT, *args, redirected="2>/dev/full").returncode == code
 
 

@@ -281,7 +281,7 @@ def stat_header(mode: int, link: str = "") -> dict[str, str]:
     return {"X-Docker-Container-Path-Stat": base64.b64encode(json.dumps(told).encode()).decode()}
 
 
-def test_cp_copies_out_of_a_container(daemon: RecordedDaemon, orlop: Any, tmp_path: Path) -> None:
+def test_cp_copies_files_out_of_a_container(daemon: RecordedDaemon, orlop: Any, tmp_path: Path) -> None:
     daemon.on("GET", "/containers/web/archive", chunked([archive(("f", b"data"))], stat_header(0o644)))
     assert orlop("cp", "--quiet=false", "web:/etc/f", f"{tmp_path}/g") == (
         0,
@@ -306,7 +306,7 @@ def test_cp_follows_a_symlink_to_the_target_that_the_daemon_reports(
     assert daemon.requests[1].target.endswith("?path=%2Fd%2Fone")
 
 
-def test_cp_copies_into_a_container(daemon: RecordedDaemon, orlop: Any, tmp_path: Path) -> None:
+def test_cp_copies_files_into_a_container(daemon: RecordedDaemon, orlop: Any, tmp_path: Path) -> None:
     (tmp_path / "f").write_text("data")
     daemon.on("HEAD", "/containers/web/archive", answer(status=404).partition(b"\r\n\r\n")[0] + b"\r\n\r\n")
     daemon.on("PUT", "/containers/web/archive", answer())

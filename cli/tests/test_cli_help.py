@@ -59,7 +59,7 @@ def test_commands_that_only_docker_has_are_documented_and_do_not_exist_in_orlop(
 
 
 @pytest.mark.parametrize("words", [[], ["run"], ["container"], ["container", "list"], ["help"], ["system", "prune"]])
-def test_help_command_equals_help_flag(orlop: Any, words: list[str]) -> None:
+def test_help_command_prints_the_same_text_as_the_help_flag(orlop: Any, words: list[str]) -> None:
     if words:
         assert orlop("help", *words).out == orlop(*words, "--help").out != ""
     else:
@@ -81,7 +81,7 @@ def test_flag_h_prints_help(daemon: RecordedDaemon, orlop: Any) -> None:
     assert daemon.find("POST", "/containers/create").json()["Hostname"] == "box"
 
 
-def test_prune_does_not_promise_named_volumes(orlop: Any) -> None:
+def test_help_of_system_prune_does_not_say_that_named_volumes_are_removed(orlop: Any) -> None:
     """The help of `system prune` must not say that the command removes named volumes."""
     text = orlop("system", "prune", "--help").out
     assert "everything no container uses" not in text

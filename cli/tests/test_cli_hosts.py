@@ -76,7 +76,7 @@ def test_help_needs_no_daemon(monkeypatch: pytest.MonkeyPatch, orlop: Any) -> No
         ("~/x", os.path.expanduser("~/x")),
     ],
 )
-def test_host_without_scheme_suggests_unix(text: str, meant: str) -> None:
+def test_error_about_a_host_without_a_scheme_suggests_a_unix_address(text: str, meant: str) -> None:
     with pytest.raises(CliError) as caught:
         hosts.parse(text, tls=False)
     assert caught.value.message == f'unable to parse daemon host "{text}": did you mean unix://{meant}?'
@@ -114,7 +114,7 @@ def test_error_about_a_connection_refused_by_a_firewall_does_not_mention_groups(
     assert unreachable("tcp://h:1").endswith("Is the daemon running?\n(operation not permitted)")
 
 
-def test_unreachable_default_daemon_says_how_to_start_it(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_error_about_an_unreachable_default_daemon_says_how_to_start_orlopd(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(hosts, "DEFAULT_HOST", "unix:///nosuch/orlop.sock")
     assert unreachable("unix:///nosuch/orlop.sock").endswith(
         "\nStart it with `systemctl start orlop` or `sudo orlopd`, or select another daemon with -H or ORLOP_HOST."

@@ -79,7 +79,7 @@ def test_invalid_chunk_size_is_refused(size: bytes) -> None:
 
 
 @given(st.lists(st.integers(0, 200), max_size=20))
-def test_connection_is_reused_after_a_body_with_length(at: list[int]) -> None:
+def test_connection_is_reused_after_a_body_with_a_content_length(at: list[int]) -> None:
     wire = Wire(cut(b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\nApi-Version: 1.43\r\n\r\nhello", at))
     connection = Connection(wire, "h")
     first = connection.request("GET", "/a", {})
@@ -105,7 +105,7 @@ def test_connection_is_not_reused_after_the_header_connection_close() -> None:
     assert not connection.idle
 
 
-def test_interim_answers_are_skipped() -> None:
+def test_informational_http_answers_are_skipped() -> None:
     connection = Connection(Wire([b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 201 Created\r\nContent-Length: 2\r\n\r\nok"]), "h")
     answer = connection.request("POST", "/", {}, b"{}")
     assert (answer.status, answer.read()) == (201, b"ok")
@@ -123,7 +123,7 @@ def test_hijacked_stream_keeps_bytes_received_together_with_the_answers_head() -
     assert rest == b"early"
 
 
-def test_streamed_body_is_chunked() -> None:
+def test_streamed_request_body_is_sent_in_chunks() -> None:
     wire = Wire([b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n"])
     Connection(wire, "h").request("POST", "/load", {}, iter([b"abc", b"de"]))
     assert wire.sent.endswith(b"\r\n\r\n3\r\nabc\r\n2\r\nde\r\n0\r\n\r\n")
@@ -155,7 +155,7 @@ def test_answer_that_is_not_http_is_refused(said: bytes) -> None:
 
 
 @pytest.mark.parametrize("framing", [b"Content-Length: 9", b"Transfer-Encoding: chunked"])
-def test_truncated_body_is_an_error(framing: bytes) -> None:
+def test_truncated_answer_body_raises_an_error(framing: bytes) -> None:
     connection = Connection(Wire([b"HTTP/1.1 200 OK\r\n" + framing + b"\r\n\r\n5\r\nab"]), "h")
     with pytest.raises(ProtocolError, match="in the middle"):
         connection.request("GET", "/", {}).read()

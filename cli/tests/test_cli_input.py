@@ -27,7 +27,7 @@ def test_detach_keys_with_non_ascii_characters_are_refused(daemon: RecordedDaemo
 
 
 @pytest.mark.parametrize("text", ["inf", "-Infinity", "nan", "sNaN", "1e9999999999999", "1e400", "99999999999", "x"])
-def test_cpus_must_be_a_finite_number(text: str) -> None:
+def test_value_of_the_cpus_flag_must_be_a_finite_number(text: str) -> None:
     with pytest.raises(ValueError, match="as a rational number"):
         units.parse_cpus(text)
 

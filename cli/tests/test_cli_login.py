@@ -62,7 +62,7 @@ def test_login_stores_credentials_and_logout_removes_them(orlop: Any, daemon: Re
     assert stored(tmp_path) == {"auths": {}}
 
 
-def test_password_comes_from_stdin(orlop: Any, daemon: RecordedDaemon, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_login_reads_the_password_from_stdin(orlop: Any, daemon: RecordedDaemon, monkeypatch: pytest.MonkeyPatch) -> None:
     import io
 
     monkeypatch.setattr("sys.stdin", io.StringIO("secret\n"))
@@ -83,7 +83,7 @@ def test_identity_token_replaces_the_password(orlop: Any, daemon: RecordedDaemon
     assert "secret" not in base64.b64decode(stored(tmp_path)["auths"]["reg"]["auth"]).decode()
 
 
-def test_helper_stores_credentials(orlop: Any, daemon: RecordedDaemon, helper: Path, tmp_path: Path) -> None:
+def test_credential_helper_stores_credentials(orlop: Any, daemon: RecordedDaemon, helper: Path, tmp_path: Path) -> None:
     assert orlop("login", "-u", "me", "-p", "secret", "reg").code == 0
     assert helper.read_text() == 'store\n{"ServerURL":"reg","Username":"me","Secret":"secret"}\n'
     assert stored(tmp_path) == {"auths": {"reg": {}}, "credsStore": "test", "psFormat": "x"}

@@ -107,13 +107,13 @@ def test_image_configuration_whose_digest_differs_from_the_manifest_is_refused(
     assert f"image config verification failed for digest {digest(CONFIG)}" in inspect("app:1").err
 
 
-def test_an_answer_that_is_too_long_is_refused(inspect: Callable[[str], Any], registry: FakeRegistry) -> None:
+def test_registry_answer_that_is_too_long_is_refused(inspect: Callable[[str], Any], registry: FakeRegistry) -> None:
     registry.answers["GET /v2/app/manifests/1"] = (200, {"Content-Type": MEDIA}, b" " * (MAX_SIZE + 1))
     assert "is longer than 4 MiB" in inspect("app:1").err
 
 
 @pytest.mark.parametrize("body", [b"", b"[]", b"{}", b'{"config": 1}', b"\xff", b"[" * 100000])
-def test_an_answer_that_is_no_manifest_is_refused(
+def test_registry_answer_that_is_no_manifest_is_refused(
     inspect: Callable[[str], Any], registry: FakeRegistry, body: bytes
 ) -> None:
     registry.answers["GET /v2/app/manifests/1"] = (200, {"Content-Type": MEDIA}, body)
@@ -122,13 +122,17 @@ def test_an_answer_that_is_no_manifest_is_refused(
 
 
 @pytest.mark.parametrize("path", ["/v2/", "/v2/app/manifests/1"])
-def test_an_answer_that_is_not_http_is_an_error(inspect: Callable[[str], Any], registry: FakeRegistry, path: str) -> None:
+def test_registry_answer_that_is_not_http_is_an_error(
+    inspect: Callable[[str], Any], registry: FakeRegistry, path: str
+) -> None:
     registry.answers[f"GET {path}"] = (200, {"Transfer-Encoding": "chunked"}, b"no chunk\r\n")
     done = inspect("app:1")
     assert done.code == 1 and "invalid http: incompleteread" in done.err
 
 
-def test_a_token_service_with_an_invalid_address_is_an_error(inspect: Callable[[str], Any], registry: FakeRegistry) -> None:
+def test_token_service_address_with_an_invalid_port_is_an_error(
+    inspect: Callable[[str], Any], registry: FakeRegistry
+) -> None:
     registry.answers["GET /v2/"] = (401, {"WWW-Authenticate": 'Bearer realm="http://localhost:port/"'}, b"")
     done = inspect("app:1")
     assert done.code == 1 and "cannot get a token from http://localhost:port/: invalid http: " in done.err
@@ -148,14 +152,18 @@ def test_password_is_not_sent_to_the_target_of_a_redirect(
 
 
 @pytest.mark.parametrize("realm", ["", "file:///etc/passwd", "ftp://127.0.0.1/token"])
-def test_a_token_service_needs_http(inspect: Callable[[str], Any], registry: FakeRegistry, realm: str) -> None:
+def test_address_of_a_token_service_must_be_an_http_or_https_url(
+    inspect: Callable[[str], Any], registry: FakeRegistry, realm: str
+) -> None:
     """The address of a token service must be an HTTP or HTTPS URL."""
     registry.answers["GET /v2/"] = (401, {"WWW-Authenticate": f'Bearer realm="{realm}",service="s"'}, b"")
     assert f"names a token service without TLS: {realm!r}" in inspect("app:1").err
 
 
 @pytest.mark.parametrize("body", [b"{}", b"[]", b"no"])
-def test_an_answer_without_token_is_refused(inspect: Callable[[str], Any], registry: FakeRegistry, body: bytes) -> None:
+def test_token_service_answer_without_a_token_is_refused(
+    inspect: Callable[[str], Any], registry: FakeRegistry, body: bytes
+) -> None:
     realm = f"http://{registry.host}/token"
     registry.answers["GET /v2/"] = (401, {"WWW-Authenticate": f'Bearer realm="{realm}",service="s"'}, b"")
     registry.answers["GET /token"] = (200, {}, body)

@@ -74,7 +74,7 @@ def test_line_of_a_followed_log_is_printed_although_another_log_is_silent() -> N
     assert [line.text for _, line in taken[0]] == [b"x"]
 
 
-def test_line_waits_for_an_earlier_line_of_another_log() -> None:
+def test_log_line_is_printed_after_an_earlier_line_of_another_log() -> None:
     inbox = Inbox(2, None)
     inbox.put(0, [Line(b"2", 1, b"second")])
     threading.Timer(0.05, lambda: (inbox.put(1, [Line(b"1", 1, b"first")]), inbox.end(1), inbox.end(0))).start()
@@ -94,7 +94,7 @@ def state(health: str | None, **fields: Any) -> bytes:
     return answer({"State": found})
 
 
-def test_wait_returns_when_the_container_is_healthy(daemon: RecordedDaemon, orlop: Any) -> None:
+def test_wait_command_returns_when_the_container_is_healthy(daemon: RecordedDaemon, orlop: Any) -> None:
     daemon.on("GET", "/containers/db/json", state("healthy"))
     daemon.on("GET", "/containers/db/json", state("starting"), times=1)
     done = orlop("wait", "--healthy", "db")
@@ -112,7 +112,7 @@ def test_wait_returns_when_the_container_is_healthy(daemon: RecordedDaemon, orlo
         (answer({"message": "No such container: db"}, 404), "No such container: db"),
     ],
 )
-def test_wait_fails_if_the_container_cannot_become_healthy(
+def test_wait_command_fails_if_the_container_cannot_become_healthy(
     daemon: RecordedDaemon, orlop: Any, reply: bytes, words: str
 ) -> None:
     daemon.on("GET", "/containers/db/json", reply)

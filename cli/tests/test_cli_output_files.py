@@ -67,7 +67,9 @@ def test_save_and_load_accept_platforms(daemon: RecordedDaemon, orlop: Any, tmp_
     assert 'invalid platform "x"' in orlop("save", "--platform", "x", "a:1").err
 
 
-def test_export_follows_a_link_to_its_target(daemon: RecordedDaemon, orlop: Any, tmp_path: Path) -> None:
+def test_export_to_a_symlink_replaces_the_target_and_keeps_the_link(
+    daemon: RecordedDaemon, orlop: Any, tmp_path: Path
+) -> None:
     daemon.on("GET", "/containers/web/export", chunked([b"tar"]))
     (tmp_path / "there").mkdir()
     for target in ("there/old", "there/new"):
@@ -104,7 +106,7 @@ def test_export_checks_its_output_path_before_it_sends_a_request(daemon: Recorde
     assert daemon.requests == []
 
 
-def test_incomplete_file_is_removed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_incomplete_output_file_is_removed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def full(*_: object) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
@@ -140,7 +142,9 @@ def test_debug_bundle_does_not_overwrite_files(daemon: RecordedDaemon, orlop: An
 
 
 @pytest.mark.parametrize("command", ["create", "run"])
-def test_unwritable_cidfile_creates_no_container(daemon: RecordedDaemon, orlop: Any, tmp_path: Path, command: str) -> None:
+def test_no_container_is_created_if_the_cidfile_cannot_be_written(
+    daemon: RecordedDaemon, orlop: Any, tmp_path: Path, command: str
+) -> None:
     (tmp_path / "dangling").symlink_to("gone")
     for path, said in (
         ("/nosuch/cid", "cannot write /nosuch/cid: no such file or directory"),
@@ -173,7 +177,7 @@ def test_error_about_an_unwritable_cidfile_contains_the_container_id(
     assert not (tmp_path / "cid").exists()
 
 
-def test_env_and_label_files_are_split_like_dockers(daemon: RecordedDaemon, orlop: Any, tmp_path: Path) -> None:
+def test_env_and_label_files_are_split_into_lines_as_by_docker(daemon: RecordedDaemon, orlop: Any, tmp_path: Path) -> None:
     daemon.on("POST", "/containers/create", answer({"Id": ID}, 201))
     (tmp_path / "env").write_bytes("\ufeffA=a\fb\u2028c\x85d\x1ee\rf\r\n  B=b\r\r\n\n#C=c\nD=d".encode())
     assert orlop("create", "--env-file", f"{tmp_path}/env", "--label-file", f"{tmp_path}/env", "x").code == 0

@@ -114,7 +114,7 @@ def test_environment_variable_sets_the_default_platform(monkeypatch: pytest.Monk
     "value",
     [None, True, 1, -1.5, 1e300, "", 'a"\\\n\t\x01é\u2028😀', [], {}, [[], {}, {"a": [1, {"b": None}]}], {"é": ["<&>"]}],
 )
-def test_json_equals_the_output_of_the_json_package(value: Any) -> None:
+def test_written_json_equals_the_output_of_the_json_package(value: Any) -> None:
     assert jsontext.dumps(value) == json.dumps(value)
     assert jsontext.dumps(value, False, compact=True) == json.dumps(value, ensure_ascii=False, separators=(",", ":"))
     assert jsontext.indented(value) == json.dumps(value, ensure_ascii=False, indent=4)

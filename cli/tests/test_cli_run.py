@@ -110,7 +110,7 @@ def test_run_does_not_pull_an_image_with_pull_never_or_after_an_unrelated_error(
     assert [line for line in daemon.seen() if line.startswith("POST")] == ["POST /containers/create"]
 
 
-def test_tty_without_a_terminal_is_refused(daemon: RecordedDaemon, orlop: Any) -> None:
+def test_run_with_the_tty_flag_is_refused_without_a_terminal(daemon: RecordedDaemon, orlop: Any) -> None:
     done = orlop("run", "-it", "busybox")
     assert (done.code, done.err) == (1, "orlop: the input device is not a TTY\n")
     assert daemon.requests == []

@@ -67,7 +67,7 @@ def test_error_frame_in_a_stream_raises_an_error_with_the_daemons_message(at: in
         runs(Demultiplexer(), [frame(1, b"x") + data[:at], data[at:]])
 
 
-def test_unknown_stream_is_refused() -> None:
+def test_unknown_stream_number_is_refused() -> None:
     with pytest.raises(CliError, match="unrecognized stream: 9"):
         Demultiplexer().feed(frame(9, b"x"))
 

@@ -192,7 +192,7 @@ CONTAINER = {
         (r"{{'a'}} {{'\n'}} {{'\x41'}} {{1e3}} {{0x10}}", "97 10 65 1000 16"),
     ],
 )
-def test_values_have_the_types_of_dockers_client(source: str, expected: str) -> None:
+def test_template_values_have_the_same_types_as_in_dockers_client(source: str, expected: str) -> None:
     assert format_module.render_values([CONTAINER], source) == f"{expected}\n"
 
 

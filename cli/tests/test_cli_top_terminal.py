@@ -180,7 +180,7 @@ def test_keys_are_read_while_the_view_receives_an_endless_log(serving: RecordedD
     assert left.wait(30)
 
 
-def test_inspect_shows_json(serving: RecordedDaemon, screens: Any) -> None:
+def test_enter_key_shows_the_inspect_json_of_a_container(serving: RecordedDaemon, screens: Any) -> None:
     terminal = screens(width=100)
     terminal.run(top(serving.host))
     terminal.see("healthy")
@@ -262,7 +262,7 @@ def test_terminal_is_restored_after_a_signal_or_a_crash(way: str, serving: Recor
     assert terminal.is_cooked()
 
 
-def test_stopped_view_continues(serving: RecordedDaemon, screens: Any) -> None:
+def test_view_that_was_suspended_with_ctrl_z_continues_after_fg(serving: RecordedDaemon, screens: Any) -> None:
     terminal = screens()
     terminal.run(top(serving.host))
     terminal.see("healthy")

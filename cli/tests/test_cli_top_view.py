@@ -285,7 +285,7 @@ def test_key_stops_starts_restarts_or_pauses_the_selected_container(key: str, ve
     assert "? help" in screen(typed(state, "down")[0])  # the next key removes the message
 
 
-def test_paused_container_is_resumed() -> None:
+def test_pause_key_resumes_a_paused_container() -> None:
     assert typed(started(), "down", "down", "p")[1] == [Call("unpause", "containers", "id-shell", "shell")]
 
 
@@ -320,7 +320,7 @@ def test_image_with_a_tag_is_removed_by_its_tag() -> None:
     assert typed(state, "home", "down", "d", "y")[1] == [Call("remove", "images", "a:1", "a:1")]
 
 
-def test_shell_needs_a_running_container() -> None:
+def test_key_for_a_shell_needs_a_running_container() -> None:
     assert typed(started(), "e")[1] == [Shell("id-db", "db")]
     state, effects = typed(started(), "down", "e")
     assert effects == [] and screen(state).endswith("job is not running: S starts it")
@@ -391,7 +391,7 @@ def test_help_text_explains_every_key_and_can_be_scrolled() -> None:
     assert typed(state, "q")[0].mode == "list"
 
 
-def test_redraw_and_quit() -> None:
+def test_ctrl_l_redraws_the_screen_and_q_quits() -> None:
     assert typed(started(), "ctrl-l")[1] == [Redraw()]
     assert typed(started(), "q")[1] == [Quit()]
 

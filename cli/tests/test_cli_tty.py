@@ -188,7 +188,7 @@ def test_detach_keys_leave_the_container_running(
         assert "detachKeys=ctrl-a%2Cd" in daemon.find("POST", f"/containers/{ID}/attach").target
 
 
-def test_signal_is_forwarded(daemon: RecordedDaemon, terminal: Any) -> None:
+def test_sigterm_is_forwarded_to_the_container(daemon: RecordedDaemon, terminal: Any) -> None:
     Shell(daemon)
     here = terminal("run", "-it", "busybox")
     here.see(b"$ ")

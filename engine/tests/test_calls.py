@@ -230,7 +230,7 @@ RAISED = [SystemExit(3), KeyboardInterrupt(), GeneratorExit(), KeyError("v"), Ba
 
 
 @pytest.mark.parametrize("error", RAISED, ids=lambda error: type(error).__name__)
-def test_exception_of_an_async_method_becomes_a_driver_error(error):
+def test_exception_of_an_async_driver_method_becomes_a_driver_error(error):
     async def broken(name):
         await trio.lowlevel.checkpoint()
         raise error
@@ -244,7 +244,7 @@ def test_exception_of_an_async_method_becomes_a_driver_error(error):
     fast(main)
 
 
-def test_exceptions_of_threads_become_driver_errors():
+def test_system_exit_in_a_drivers_thread_becomes_a_driver_error():
     def leave():
         raise SystemExit(1)
 
@@ -259,7 +259,7 @@ def test_exceptions_of_threads_become_driver_errors():
 
 
 @pytest.mark.parametrize("error", RAISED, ids=lambda error: type(error).__name__)
-def test_exceptions_of_synchronous_methods_become_driver_errors(error):
+def test_exceptions_of_synchronous_driver_methods_become_driver_errors(error):
     class Broken(FakeLog):
         def validate(self, options):
             raise error

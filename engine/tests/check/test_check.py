@@ -282,7 +282,7 @@ def with_(**values: Any) -> Spoil:
         ),
     ],
 )
-def test_inconsistencies_are_found(spoil: Spoil, severity: str, thing: str, text: str, step: str) -> None:
+def test_check_finds_each_single_inconsistency(spoil: Spoil, severity: str, thing: str, text: str, step: str) -> None:
     findings = [each for each in found(spoil) if each.object == thing and text in each.text]
     assert len(findings) == 1, found(spoil)
     (finding,) = findings
@@ -360,7 +360,7 @@ def test_check_does_not_report_layers_that_containers_of_a_removed_image_use() -
     assert found(spoil) == []
 
 
-def test_adopted_images_and_containers_give_no_findings() -> None:
+def test_check_finds_nothing_in_state_that_was_adopted_from_dockerd() -> None:
     assert found(adopted) == []
 
     def orphaned(facts: Facts) -> None:
@@ -371,7 +371,7 @@ def test_adopted_images_and_containers_give_no_findings() -> None:
     assert finding.object == "snapshot init-eeeeeeeeeeeeee"
 
 
-def test_state_that_the_next_start_repairs_gives_no_finding() -> None:
+def test_check_does_not_report_state_that_the_next_daemon_start_repairs() -> None:
     """A crash leaves such a state; while no daemon runs, no client sees the inconsistency."""
 
     def spoil(facts: Facts) -> None:

@@ -25,7 +25,7 @@ ENDED = State(Phase.EXITED, exit_code=3, started_ns=7, finished_ns=9)
 
 
 class Monitor(FakeMonitor):
-    """A monitor of the last daemon. It reports `phase`. When the monitor is killed, the exit record of the zygote exists."""
+    """A monitor of the last daemon. It reports `phase`. If it is killed, an exit record exists, as from the zygote."""
 
     phase = "running"
 

@@ -227,7 +227,7 @@ def test_container_with_a_silent_monitor_can_be_killed(tmp_path, monkeypatch, wh
     boot(tmp_path, monkeypatch, test)
 
 
-def test_stop_with_a_silent_monitor_returns_once_the_container_has_exited(tmp_path, monkeypatch):
+def test_stop_with_a_silent_monitor_returns_as_soon_as_the_container_has_exited(tmp_path, monkeypatch):
     """The silent monitor will never report the exit."""
 
     async def test(h, left):
@@ -496,7 +496,7 @@ def test_hanging_monitor_does_not_delay_the_cleanup_of_other_containers(tmp_path
     boot(tmp_path, monkeypatch, test)
 
 
-def test_a_start_is_refused_once_a_shutdown_has_begun(tmp_path, monkeypatch):
+def test_start_is_refused_after_a_shutdown_has_begun(tmp_path, monkeypatch):
     async def test(h, left):
         h.ports.state.closing = True
         with pytest.raises(Unavailable):

@@ -207,7 +207,7 @@ def test_failed_with_block_does_not_restore_fields_that_were_published_again(tmp
     run_fast(main)
 
 
-def test_an_update_that_cannot_be_recorded_changes_nothing(tmp_path, monkeypatch):
+def test_limits_stay_unchanged_if_an_update_cannot_be_recorded(tmp_path, monkeypatch):
     async def main():
         async with engine_fixture(tmp_path, monkeypatch) as h:
             before = h.container.record.host_config

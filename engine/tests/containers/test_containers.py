@@ -87,7 +87,7 @@ def test_bind_mount_without_an_existing_source_is_refused(tmp_path):
         mount_spec.plan(HostConfig(mounts=[MountSpec(type="bind", source=absent, target="/x")]), ())
 
 
-def test_tmpfs_options_override_defaults():
+def test_tmpfs_options_override_default_mount_options():
     (made,) = mount_spec.plan(HostConfig(tmpfs={"/run": "exec,size=1m"}), ())
     (oci,) = mount_spec.oci(made)
     assert oci["options"] == ["nosuid", "nodev", "exec", "size=1m"]
@@ -208,7 +208,7 @@ def test_restart_policy_on_failure_limits_the_number_of_restarts():
     assert [restarts.wants_restart(policy, 1, tries, False) for tries in range(3)] == [True, True, False]
 
 
-def test_policy_always_starts_a_stopped_container_when_the_daemon_starts():
+def test_restart_policy_always_starts_a_stopped_container_when_the_daemon_starts():
     """This is the difference between the restart policies `always` and `unless-stopped`."""
     assert restarts.wants_start_at_boot(RestartPolicy(name="always"), True, True, 0, 0)
     assert not restarts.wants_start_at_boot(RestartPolicy(name="unless-stopped"), True, True, 0, 0)

@@ -124,7 +124,7 @@ def test_failed_launch_releases_the_networks_the_clients_and_the_monitor(tmp_pat
 
 
 @pytest.mark.parametrize("release_error", [None, OSError(errno.EIO, "Input/output error")])
-def test_start_fails_when_the_monitor_ends(tmp_path, monkeypatch, release_error):
+def test_start_fails_if_the_monitor_ends(tmp_path, monkeypatch, release_error):
     async def main():
         async with engine_fixture(tmp_path, None) as h:
             real = RealLaunch(h, monkeypatch)

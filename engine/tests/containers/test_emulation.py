@@ -1,5 +1,5 @@
-"""An emulator of the kernel is accepted only if it is enabled, is for the architecture, and can be used in a
-container."""
+"""An emulator in the kernel's binfmt_misc is accepted only if it is enabled, is for the architecture, and can be used
+in a container."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
-"""Order of notifications at the end: the exit is recorded before the stream ends; `destroy` is published after name and
-volumes are removed, and before snapshot and files are removed.
+"""Order of notifications when a container ends: the exit is recorded before the stream ends; `destroy` is published after
+name and volumes are removed, and before snapshot and files are removed.
 """
 
 import os
@@ -146,7 +146,7 @@ def test_removal_is_published_after_row_deletion_and_answered_after_file_removal
     run_fast(main)
 
 
-def test_mounted_root_is_removed_after_its_monitor_ends(tmp_path, monkeypatch):
+def test_mounted_root_file_system_is_removed_after_the_monitor_ends(tmp_path, monkeypatch):
     async def main():
         async with engine_fixture(tmp_path, monkeypatch, auto_remove=True) as h:
             removed = h.engine.storage.remove

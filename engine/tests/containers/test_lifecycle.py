@@ -35,7 +35,7 @@ def test_start_records_the_pid_of_the_container(tmp_path, monkeypatch):
 
 def test_start_waits_until_the_starting_daemon_has_started_a_needed_container(tmp_path, monkeypatch):
     """A starting daemon is about to start a container that the new container needs. The start of the new container waits for
-    this."""
+    that start."""
 
     async def main():
         async with engine_fixture(tmp_path, monkeypatch, network_mode=f"container:{OTHER}") as h:
@@ -105,7 +105,7 @@ def test_health_checks_begin_when_the_container_starts(tmp_path, monkeypatch):
     run_fast(main)
 
 
-def test_networks_are_announced(tmp_path, monkeypatch):
+def test_start_and_exit_publish_network_events(tmp_path, monkeypatch):
     async def main():
         async with engine_fixture(tmp_path, monkeypatch) as h:
             h.engine.networks.networks_of = lambda sandbox: [SimpleNamespace(id="n", name="net", driver="bridge")]
@@ -154,7 +154,7 @@ def test_failed_start_has_dockers_exit_code(tmp_path, monkeypatch, text, kind, c
     run_fast(main)
 
 
-def test_container_with_rm_whose_start_fails_is_removed(tmp_path, monkeypatch):
+def test_container_with_automatic_removal_is_removed_if_its_start_fails(tmp_path, monkeypatch):
     async def main():
         async with engine_fixture(tmp_path, monkeypatch, auto_remove=True) as h:
             h.launch_error = DriverError("no")

@@ -274,7 +274,7 @@ def test_device_path_without_a_device_node_is_refused(tmp_path: Path) -> None:
     assert (node["path"], node["type"], node["major"], node["minor"]) == ("/dev/x", "c", 1, 3)
 
 
-def test_read_only_mounts_are_recursive_unless_switched_off():
+def test_read_only_bind_mounts_are_recursive_unless_recursion_is_switched_off():
     def words(spec: MountSpec, deep: bool) -> list[str]:
         return list(mount_spec.oci(mount_spec.parse_spec(spec), deep=deep)[0]["options"])
 
@@ -334,7 +334,7 @@ def _request(*names: str):
     return DeviceRequest(driver="cdi", device_ids=list(names))
 
 
-def test_cdi_device_applies_the_edits_of_its_file(tmp_path):
+def test_container_edits_of_a_cdi_device_are_applied(tmp_path):
     (tmp_path / "v.yaml").write_text(YAML)
     spec = _spec()
     devices.inject(spec, [_request("vendor.com/class=one", "vendor.com/class=two")], [str(tmp_path)])

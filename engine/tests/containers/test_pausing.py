@@ -75,7 +75,7 @@ def test_pause_waits_until_the_starting_daemon_has_started_the_container(tmp_pat
     run_fast(main)
 
 
-def test_paused_container_is_unhealthy(tmp_path, monkeypatch, runtime):
+def test_paused_container_is_shown_as_unhealthy(tmp_path, monkeypatch, runtime):
     async def main():
         async with engine_fixture(tmp_path, monkeypatch) as h:
             await h.containers.start(h.container)

@@ -156,7 +156,7 @@ def test_removal_of_anonymous_volumes_is_recorded_before_the_volumes_are_removed
     run_fast(main)
 
 
-def test_removal_leaves_nothing(tmp_path, monkeypatch):
+def test_removal_deletes_directories_snapshots_and_network_addresses(tmp_path, monkeypatch):
     async def main():
         async with engine_fixture(tmp_path, monkeypatch) as h:
             no_threads(monkeypatch)

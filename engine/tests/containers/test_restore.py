@@ -140,7 +140,7 @@ def test_interrupted_removal_is_completed_with_the_recorded_volumes(tmp_path, mo
 
 
 @pytest.mark.parametrize("started", [True, False])
-def test_container_with_rm_that_has_ended_is_removed_when_the_daemon_starts(tmp_path, monkeypatch, started):
+def test_ended_container_with_automatic_removal_is_removed_when_the_daemon_starts(tmp_path, monkeypatch, started):
     async def main():
         async with engine_fixture(tmp_path, monkeypatch, auto_remove=True) as h:
             with h.container.publish() as draft:

@@ -111,7 +111,7 @@ def test_missing_runtime_driver_is_a_configuration_error_unless_containers_run(t
         (("runc",), {"crun": RuntimeEntry(path="/opt/crun")}, "crun"),
     ],
 )
-def test_auto_chooses_the_first_installed_runtime(monkeypatch, installed, runtimes, chosen):
+def test_default_runtime_auto_means_the_first_installed_runtime(monkeypatch, installed, runtimes, chosen):
     monkeypatch.setattr("shutil.which", lambda name: f"/usr/bin/{name}" if name in installed else None)
     own = Config(default_runtime="auto", runtimes=runtimes)
     assert own.effective_runtime == chosen

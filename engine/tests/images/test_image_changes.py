@@ -45,7 +45,7 @@ SECOND = 10**9
         (["ENV A=b \\\n C=d"], {"env": ["A=b", "C=d"]}),
     ],
 )
-def test_changes_are_applied(changes: list[str], expected: dict[str, Any]) -> None:
+def test_dockerfile_instructions_change_the_image_configuration(changes: list[str], expected: dict[str, Any]) -> None:
     assert apply(ImageConfig(), changes) == ImageConfig(**expected)
 
 

@@ -42,7 +42,7 @@ def writes(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 
 def test_daemon_start_writes_each_names_table_only_once_and_with_all_members(tmp_path: Path, writes: list[str]) -> None:
-    """If a table lacked some members, name servers would forward their names to outside servers."""
+    """If a table lacked some members, name servers would forward queries for these members to outside servers."""
 
     async def main() -> None:
         networks_fixture = NetworksFixture(tmp_path)

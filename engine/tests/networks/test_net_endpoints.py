@@ -222,7 +222,7 @@ def test_ports_are_shown_only_if_an_endpoint_can_publish_them(networks_fixture: 
     networks_fixture(body)
 
 
-def test_driver_may_assign_its_own_addresses(tmp_path: Path) -> None:
+def test_network_driver_may_assign_addresses(tmp_path: Path) -> None:
     """The addresses may come from a DHCP server: the engine shows them, answers DNS queries with them, and keeps them
     over a restart."""
 

@@ -121,7 +121,7 @@ def test_network_is_created_inspected_and_removed(networks_fixture: Callable[...
     networks_fixture(body)
 
 
-def test_failed_create_leaves_no_network(networks_fixture: Callable[..., None]) -> None:
+def test_failed_network_create_leaves_no_network(networks_fixture: Callable[..., None]) -> None:
     async def body(h: NetworksFixture) -> None:
         h.bridge.fail["create_network"] = DriverError("cannot create bridge: no memory")
         with pytest.raises(DriverError):
