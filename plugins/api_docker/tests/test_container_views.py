@@ -51,7 +51,7 @@ def made(**fields: Any) -> Container:
 
 
 class FakeContainers:
-    """The part of the engine's facade that `ContainerViews` uses. Counts how often each value is computed."""
+    """The part of the engine's facade that `ContainerViews` uses. `shown` counts the calls of `summary` and `describe`."""
 
     def __init__(self, *containers: Container) -> None:
         self.all = list(containers)
@@ -139,7 +139,7 @@ def test_list_item_is_encoded_again_when_names_of_images_change() -> None:
     assert fake.shown == 2
 
 
-def test_list_item_with_names_by_links_is_not_kept() -> None:
+def test_list_item_with_link_names_is_encoded_again_for_each_request() -> None:
     container = made()
     shown, fake = views(container)
     fake.names = {container.id: ["app/front"]}
@@ -148,7 +148,7 @@ def test_list_item_with_names_by_links_is_not_kept() -> None:
     assert listed(shown)[0]["Names"] == ["/web"]
 
 
-def test_inspect_is_encoded_once_per_revision_and_form() -> None:
+def test_inspect_answer_is_encoded_once_per_revision_of_the_container_and_version_range() -> None:
     container = made()
     shown, fake = views(container)
     for version in ((1, 24), (1, 44), (1, 45), (1, 47), (1, 48), (1, 51), (1, 52), (1, 55)):
@@ -160,7 +160,7 @@ def test_inspect_is_encoded_once_per_revision_and_form() -> None:
     assert fake.shown == 5
 
 
-def test_inspect_with_sizes_or_links_is_not_kept() -> None:
+def test_inspect_answer_with_sizes_or_links_is_encoded_again_for_each_request() -> None:
     container = made()
     shown, fake = views(container)
     assert inspected(shown, container, size=True)["SizeRootFs"] == 5
@@ -171,7 +171,7 @@ def test_inspect_with_sizes_or_links_is_not_kept() -> None:
     assert linking.record.host_config.links == ["a:b"]
 
 
-def test_inspect_answer_of_an_old_revision_is_not_kept_for_the_next_one() -> None:
+def test_inspect_answer_about_a_container_that_changes_meanwhile_shows_the_new_revision() -> None:
     """The container changes while the storage driver is being called."""
     container = made()
     shown, fake = views(container)
@@ -195,7 +195,7 @@ def test_inspect_answer_of_an_old_revision_is_not_kept_for_the_next_one() -> Non
     assert fake.shown == 1
 
 
-def test_answers_about_a_removed_container_are_dropped() -> None:
+def test_encoded_answers_about_a_removed_container_are_dropped() -> None:
     container = made()
     shown, fake = views(container)
     listed(shown)
@@ -207,12 +207,12 @@ def test_answers_about_a_removed_container_are_dropped() -> None:
     assert not shown._kept
 
 
-def test_inspect_has_a_form_per_range_of_versions() -> None:
+def test_each_range_of_api_versions_has_one_form_of_the_inspect_answer() -> None:
     versions = ((1, 24), (1, 44), (1, 45), (1, 47), (1, 48), (1, 51), (1, 52), (1, 55))
     assert [_form(version) for version in versions] == ["1.24"] * 2 + ["1.45"] * 2 + ["1.48"] * 2 + ["1.52"] * 2
 
 
-def test_manifest_of_the_image_is_shown_since_1_48() -> None:
+def test_inspect_answer_contains_the_image_manifest_since_api_1_48() -> None:
     plain, container = made(), made(image_manifest=ImageManifest("sha256:m", 5, "a/b", "linux", "arm", "v7"))
     expected = {
         "mediaType": "a/b",
@@ -243,7 +243,7 @@ def test_list_item_describes_a_container() -> None:
     assert "SizeRootFs" not in item
 
 
-def test_health_is_listed_on_request() -> None:
+def test_list_item_contains_health_only_on_request() -> None:
     container = made()
     shown, _ = views(container)
     assert "Health" not in listed(shown)[0]
@@ -270,7 +270,7 @@ def test_health_is_listed_on_request() -> None:
         (3 * 365 * 86400, "3 years"),
     ],
 )
-def test_durations_are_written_like_docker(seconds: float, words: str) -> None:
+def test_durations_have_the_same_words_as_in_docker(seconds: float, words: str) -> None:
     assert human_duration(seconds) == words
 
 
@@ -285,14 +285,14 @@ def test_durations_are_written_like_docker(seconds: float, words: str) -> None:
         (State(Phase.DEAD), "Dead"),
     ],
 )
-def test_status_texts_equal_dockers(state: State, text: str) -> None:
+def test_status_texts_are_the_same_as_in_docker(state: State, text: str) -> None:
     assert status_text(state, False, "", 5_000_000_001) == text
 
 
 # --- networks and mounts --------------------------------------------------------------------------------------------
 
 
-def test_published_and_exposed_ports_are_shown() -> None:
+def test_list_item_contains_published_and_exposed_ports() -> None:
     assert published_ports(NETWORKS) == [
         {"PrivatePort": 53, "Type": "udp"},
         {"IP": "0.0.0.0", "PublicPort": 8080, "PrivatePort": 80, "Type": "tcp"},
@@ -300,7 +300,7 @@ def test_published_and_exposed_ports_are_shown() -> None:
     assert network_settings(NETWORKS)["Ports"] == {"80/tcp": [{"HostIp": "0.0.0.0", "HostPort": "8080"}], "53/udp": None}
 
 
-def test_networks_of_a_stopped_container_are_shown_without_addresses() -> None:
+def test_networks_of_a_stopped_container_have_no_addresses_in_api_answers() -> None:
     settings = network_settings(NETWORKS)
     assert settings["SandboxID"] == settings["SandboxKey"] == settings["IPAddress"] == ""
     assert settings["IPPrefixLen"] == 0
@@ -309,7 +309,7 @@ def test_networks_of_a_stopped_container_are_shown_without_addresses() -> None:
     assert networks_in_list(NETWORKS)["bridge"]["Aliases"] is None
 
 
-def test_aliases_include_the_short_id_before_1_45() -> None:
+def test_network_aliases_include_the_short_container_id_before_api_1_45() -> None:
     both = {name: EndpointStatus("", EndpointSettings(aliases=["al", "host"])) for name in ("mine", "bridge")}
     networks = ContainerNetworks(None, both, {})
     for version, expected in (((1, 44), ["al", "host", "1" * 12]), ((1, 45), ["al", "host"])):
@@ -318,7 +318,7 @@ def test_aliases_include_the_short_id_before_1_45() -> None:
         assert found["bridge"]["Aliases"] == ["al", "host"]
 
 
-def test_network_settings_lack_the_default_bridge_since_1_52() -> None:
+def test_fields_of_the_default_bridge_are_missing_in_network_settings_since_api_1_52() -> None:
     shown = wire.container_view(details(made()), (1, 52))
     assert shown.log_lost is UNSET
     lost = wire.container_view(details(made(log_lost=2, log_lost_before=3, log_lost_reason="full")), (1, 52)).log_lost
@@ -327,7 +327,7 @@ def test_network_settings_lack_the_default_bridge_since_1_52() -> None:
     assert "Bridge" in wire.container_view(details(made()), (1, 51)).network_settings
 
 
-def test_mount_points_are_shown() -> None:
+def test_api_answers_contain_the_mount_points_of_a_container() -> None:
     volume = MountRecord(type="volume", destination="/v", name="vol", source="/volumes/vol", driver="local")
     bind = MountRecord(type="bind", destination="/b", source="/src", rw=False)
     first, second = json.loads(encode(wire.mount_points([volume, bind])))

@@ -84,7 +84,7 @@ def test_entrypoint_and_cmd_are_merged_like_in_docker(entrypoint, cmd, both, onl
         ("", "", ""),
     ],
 )
-def test_working_directory_is_cleaned(given, image, merged):
+def test_working_directory_is_normalized(given, image, merged):
     made = merge_config(ContainerConfig(working_dir=given), ImageConfig(working_dir=image), "f" * 64)
     assert made.working_dir == merged
 
@@ -101,7 +101,7 @@ PORTS = {"80/tcp": [PortBinding(host_port="8080")]}
 
 
 @pytest.mark.parametrize("field", ["interval", "timeout", "start_period", "start_interval"])
-def test_durations_of_a_health_check_are_checked(field):
+def test_health_check_durations_below_one_millisecond_are_refused(field):
     name = "".join(word.capitalize() for word in field.split("_"))
     for ns in (-1, 1, 999_999):
         with pytest.raises(InvalidParameter, match=rf"^{name} in Healthcheck cannot be less than 1ms$"):
@@ -130,12 +130,12 @@ def test_conflicting_options_are_refused(config, host, why):
 
 
 @pytest.mark.parametrize("mode", ["container:", "container"])
-def test_network_mode_without_a_container_is_refused(mode):
+def test_network_mode_container_without_a_name_is_refused(mode):
     with pytest.raises(InvalidParameter, match=r"^Invalid network mode: invalid container format container:<name|id>$"):
         check({}, {"network_mode": mode})
 
 
-def test_published_ports_of_the_hosts_network_are_discarded_with_a_warning():
+def test_ports_published_in_network_mode_host_are_discarded_with_a_warning():
     warning = "Published ports are discarded when using host network mode"
     assert check({}, {"network_mode": "host", "port_bindings": PORTS}) == [warning]
     assert check({}, {"network_mode": "host", "port_bindings": {"80/tcp": None}}) == [warning]
@@ -219,7 +219,7 @@ def macs(request: CreateRequest) -> dict[str, str]:
         (asks("net", "", net=B), (1, 43), "", {"net": ""}),
     ],
 )
-def test_container_wide_mac_address_moves_to_the_main_network(request_, version, wide, endpoints):
+def test_mac_address_outside_the_network_settings_is_set_for_the_main_network(request_, version, wide, endpoints):
     warned = [container_mac.DEPRECATED] if request_.mac_address and version >= (1, 44) else []
     assert container_mac.settle(request_, version) == warned
     assert (request_.mac_address or "", macs(request_)) == (wide, endpoints)
@@ -246,7 +246,7 @@ def test_conflicting_mac_addresses_are_refused(request_, version, why):
 
 
 @pytest.mark.parametrize("target", ["/data", "/data/", "//data", "/x/../data"])
-def test_volume_options_apply_to_the_normalized_target(target):
+def test_volume_options_apply_when_the_target_path_is_not_normalized(target):
     made: list[tuple[Any, ...]] = []
 
     async def ensure(name: str, driver: str, options: dict[str, str], labels: dict[str, str]) -> tuple[VolumeRecord, bool]:
@@ -275,7 +275,7 @@ def test_anonymous_volume_gets_the_requested_labels():
     assert made == [{"com.docker.volume.anonymous": "", "a": "1"}]
 
 
-def test_existing_volume_may_be_refused_by_its_labels():
+def test_policy_can_refuse_an_existing_volume_because_of_its_labels():
     """Volumes are created one after another. Meanwhile, another client may create a volume with one of the names."""
     made: list[str] = []
 
@@ -296,7 +296,7 @@ def test_existing_volume_may_be_refused_by_its_labels():
     assert made == [planned[1].name, "theirs"]  # these volumes are discarded
 
 
-def test_catalog_counts_changes_of_names() -> None:
+def test_change_counter_of_the_catalog_grows_with_each_change_of_an_image_name() -> None:
     catalog = Catalog()
     catalog.put(ImageRecord("sha256:1", ()), ImageDocument(), b"")
     seen = {catalog.changes}
@@ -307,7 +307,7 @@ def test_catalog_counts_changes_of_names() -> None:
     assert len(seen) == 3
 
 
-def test_image_policy_is_applied_after_the_name_is_resolved(tmp_path: Path) -> None:
+def test_image_policy_is_applied_to_the_image_to_which_the_name_was_resolved(tmp_path: Path) -> None:
     """The name may move to another image between the check of the request and the creation."""
     judged = []
 
@@ -335,7 +335,7 @@ def test_image_policy_is_applied_after_the_name_is_resolved(tmp_path: Path) -> N
 
 
 class _Pieces:
-    """A body, chunked or with a length. The handler reads both in the same way."""
+    """A request body that arrives in these pieces. The handler reads chunked bodies and bodies with a length alike."""
 
     def __init__(self, pieces: tuple[bytes, ...]) -> None:
         self._left = iter(pieces)
@@ -364,11 +364,11 @@ def start(*pieces: bytes) -> int:
 
 
 @pytest.mark.parametrize("pieces", [(), (b"{}",), (b"null",), (b"{}  ", b"  ")])
-def test_start_accepts_the_empty_bodies_of_old_clients(pieces):
+def test_start_request_with_an_empty_body_of_an_old_client_is_accepted(pieces):
     assert start(*pieces) == 1
 
 
 @pytest.mark.parametrize("pieces", [(b'{"a":11}',), (b'{"Binds"', b":[]}")])
-def test_a_start_with_a_body_is_refused(pieces):
+def test_start_request_with_a_body_is_refused(pieces):
     with pytest.raises(InvalidParameter, match=r"^starting container with non-empty request body was deprecated since API"):
         start(*pieces)

@@ -41,7 +41,9 @@ def test_exhaustion_of_descriptors_is_recognized_in_nested_errors(error: BaseExc
 
 
 @pytest.mark.parametrize("error", [EMFILE, caused(DriverError("cannot run runc"), EMFILE), ExceptionGroup("", [EMFILE])])
-def test_exhaustion_is_answered_with_503_and_advice(error: Exception, caplog: pytest.LogCaptureFixture) -> None:
+def test_exhaustion_of_descriptors_is_answered_with_503_and_advice(
+    error: Exception, caplog: pytest.LogCaptureFixture
+) -> None:
     request = Request("GET", "/x", "/x", {}, {}, None, None)  # type: ignore[arg-type]
     for each in (error, as_orlop_error(error, "cannot start it")):
         answer = answer_error(request, each)
@@ -51,7 +53,7 @@ def test_exhaustion_is_answered_with_503_and_advice(error: Exception, caplog: py
     assert all(not record.exc_info for record in caplog.records)
 
 
-def test_refusals_of_one_kind_are_logged_together(caplog: pytest.LogCaptureFixture) -> None:
+def test_log_records_of_refused_requests_contain_the_kind_of_refusal(caplog: pytest.LogCaptureFixture) -> None:
     request = Request("GET", "/x", "/x", {}, {}, None, None)  # type: ignore[arg-type]
     for error in (BodyError(503, "too many"), EMFILE, DriverError("of a driver")):
         answer_error(request, error)
@@ -69,7 +71,9 @@ def log() -> Iterator[tuple[logging.Logger, io.StringIO, list[float]]]:
     yield logger, text, now
 
 
-def test_repeated_refusals_are_logged_as_one_line_with_a_count(log: tuple[logging.Logger, io.StringIO, list[float]]) -> None:
+def test_repeated_errors_about_exhausted_descriptors_are_logged_as_one_line_with_a_count(
+    log: tuple[logging.Logger, io.StringIO, list[float]],
+) -> None:
     logger, text, now = log
     for number in range(1000):
         try:
@@ -88,7 +92,7 @@ def test_repeated_refusals_are_logged_as_one_line_with_a_count(log: tuple[loggin
     )
 
 
-def test_messages_are_suppressed_by_kind_and_other_tracebacks_stay(
+def test_log_suppresses_repeated_messages_of_a_kind_and_keeps_tracebacks_of_other_errors(
     log: tuple[logging.Logger, io.StringIO, list[float]],
 ) -> None:
     logger, text, _ = log

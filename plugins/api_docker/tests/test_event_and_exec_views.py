@@ -33,7 +33,7 @@ def test_event_fields_change_with_api_1_52() -> None:
     assert "status" not in json.loads(encode_event(Event("network", "create", "n", {}, 1), legacy=True))
 
 
-def test_inspect_describes_an_exec() -> None:
+def test_inspect_answer_describes_an_exec() -> None:
     config = ExecConfig(cmd=["sh", "-c", "x"], privileged=True, user="1", detach_keys="a,b")
     state = ExecState("e", cast("Any", SimpleNamespace(id="c")), config, ["sh", "-c", "x"], b"ab", pid=78)
     found = exec_view(state, can_remove=False)

@@ -46,14 +46,14 @@ def test_filters_select_events(filters: dict[str, list[str]], wanted: bool) -> N
     assert EventFilter(filters)(happened) is wanted
 
 
-def test_actions_with_details_match_by_prefix() -> None:
+def test_event_filter_without_details_matches_actions_with_details() -> None:
     for action, name in (("exec_create: sh -c x", "exec_create"), ("health_status: healthy", "health_status")):
         assert EventFilter({"event": [name]})(event(action=action))
         assert not EventFilter({"event": ["exec_die"]})(event(action=action))
     assert EventFilter({"event": ["health_status: healthy"]})(event(action="health_status: healthy"))
 
 
-def test_image_filter_knows_long_and_short_names() -> None:
+def test_image_filter_matches_long_and_short_names() -> None:
     pulled = event("image", "pull", "docker.io/library/alpine:3.20", name="docker.io/library/alpine")
     assert EventFilter({"image": ["alpine"]})(pulled)
     with_port = event("image", "pull", "localhost:5000/a/b@sha256:00", name="localhost:5000/a/b")

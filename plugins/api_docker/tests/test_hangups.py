@@ -46,7 +46,7 @@ async def pair() -> AsyncIterator[tuple[HijackedStream, socket.socket]]:
 
 
 @pytest.mark.parametrize("started", [True, False])
-def test_streams_are_closed_when_their_client_has_left_meanwhile(started: bool) -> None:
+def test_stream_is_closed_if_its_client_disconnected_before_the_container_started(started: bool) -> None:
     state = SimpleNamespace(paused=False, restarting=False)
     container: Any = SimpleNamespace(id=ID, run=None, attach_waiters=[], record=SimpleNamespace(state=state))
 
@@ -68,7 +68,7 @@ def test_streams_are_closed_when_their_client_has_left_meanwhile(started: bool) 
     trio.run(main)
 
 
-def test_half_closed_connection_is_not_a_disconnect() -> None:
+def test_half_closed_connection_does_not_count_as_disconnected() -> None:
     async def main() -> None:
         async with pair() as (stream, client):
             client.sendall(b"last")
@@ -98,7 +98,9 @@ async def _relayed(stream: HijackedStream, inner: trio.SocketStream | None, stdi
 
 @pytest.mark.parametrize("said", [b"", b"typed before the start"])
 @pytest.mark.parametrize("half_closed", [False, True])
-def test_an_attachment_before_the_start_ends_with_its_client(said: bytes, half_closed: bool) -> None:
+def test_attachment_to_a_container_that_never_starts_ends_when_the_client_disconnects(
+    said: bytes, half_closed: bool
+) -> None:
     async def main() -> None:
         async with pair() as (stream, client):
             client.sendall(said)
@@ -115,7 +117,7 @@ def test_an_attachment_before_the_start_ends_with_its_client(said: bytes, half_c
 
 
 @pytest.mark.parametrize("stdin", [False, True])
-def test_an_attachment_to_a_silent_container_ends_with_its_client(stdin: bool) -> None:
+def test_attachment_to_a_container_without_output_ends_when_the_client_disconnects(stdin: bool) -> None:
     async def main() -> None:
         ours, monitor = trio.socket.socketpair()
         with monitor:
@@ -142,7 +144,7 @@ def test_tcp_connections_use_keep_alive_probes() -> None:
     trio.run(main)
 
 
-def test_received_descriptors_are_not_inheritable() -> None:
+def test_descriptors_received_over_a_socket_are_not_inheritable() -> None:
     ours, theirs = socket.socketpair()
     with ours, theirs, open("/dev/null") as first, open("/dev/zero") as second:
         rights = array("i", [first.fileno(), second.fileno()]).tobytes()
@@ -160,8 +162,11 @@ def test_received_descriptors_are_not_inheritable() -> None:
 # --- resources opened for a client ------------------------------------------------------------------------------------
 
 
-def test_attach_without_a_sent_head_closes_the_log(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The client disconnected, or a plugin withheld the answer: `run` of the answer is never called."""
+def test_attach_request_opens_the_log_only_after_the_response_head_was_sent(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """If the client disconnects early, or a plugin withholds the answer, then `run` of the answer is never called, and could
+    not close the log."""
     readers: list[Any] = []
 
     class Log(FakeLog):

@@ -56,13 +56,13 @@ def test_list_item_describes_an_image() -> None:
     ("version", "tags", "shown"),
     [((1, 42), (), ["<none>:<none>"]), ((1, 43), (), []), ((1, 42), ("x:1",), ["x:1"])],
 )
-def test_image_without_names_is_none_none_before_1_43(
+def test_image_without_names_has_the_tag_none_none_before_api_1_43(
     version: tuple[int, int], tags: tuple[str, ...], shown: list[str]
 ) -> None:
     assert summary(version, tags=tags)["RepoTags"] == shown
 
 
-def test_manifests_describe_images_and_attestations() -> None:
+def test_manifest_list_in_the_answer_describes_images_and_attestations() -> None:
     descriptor = Descriptor("sha256:m", 5, "application/json")
     manifests = [
         ManifestDetails(descriptor=descriptor, kind="image", stored=4, unpacked=3, platform=Platform("linux", "arm", "v7")),
@@ -77,7 +77,7 @@ def test_manifests_describe_images_and_attestations() -> None:
     assert unknown["Kind"] == "unknown" and not unknown["Available"] and "ImageData" not in unknown
 
 
-def test_inspect_fields_depend_on_the_version() -> None:
+def test_fields_of_the_inspect_answer_depend_on_the_api_version() -> None:
     newest, middle, old = view((1, 52)), view((1, 50)), view((1, 43))
     assert newest["Config"] == {"Cmd": ["sh"], "Labels": {"a": "b"}}
     assert middle["Config"]["User"] == "" and middle["Config"]["Volumes"] is None
@@ -89,13 +89,13 @@ def test_inspect_fields_depend_on_the_version() -> None:
     assert newest["Metadata"] == {"LastTagTime": "0001-01-01T00:00:00Z"}
 
 
-def test_empty_texts_are_left_out_since_1_52() -> None:
+def test_empty_text_fields_are_left_out_since_api_1_52() -> None:
     names = ("Parent", "DockerVersion", "Author")
     assert [view((1, 51)).get(name) for name in names] == ["", "", ""]
     assert not set(names) & view((1, 52)).keys()
 
 
-def test_target_and_origin_are_shown() -> None:
+def test_answers_contain_the_descriptor_and_the_repositories_of_an_image() -> None:
     offered = OfferedPlatform("windows", "amd64", os_version="10.0.1", os_features=("win32k",))
     target = Descriptor("sha256:i", 9, OCI_INDEX, artifact_type="a/b", platform=offered)
     shown = view((1, 53), target=target, repositories=["docker.io/library/x", "registry.example.com/y"])
@@ -115,7 +115,7 @@ def test_target_and_origin_are_shown() -> None:
     assert one["ImageData"]["Identity"] == {"Pull": [{"Repository": "x/y"}]}
 
 
-def test_history_lists_steps_and_parents() -> None:
+def test_history_answer_contains_the_build_steps_and_the_ids_of_parent_images() -> None:
     catalog = Catalog()
     parent, child = image("sha256:1"), image("sha256:2", parent="sha256:1")
     for each in (parent, child):
@@ -127,12 +127,12 @@ def test_history_lists_steps_and_parents() -> None:
     assert (item.id, item.tags, item.created) == ("<missing>", None, -62135596800)
 
 
-def test_removed_items_are_untagged_or_deleted() -> None:
+def test_answer_to_an_image_removal_contains_untagged_names_and_deleted_ids() -> None:
     shown = encode(wire.deleted_items([RemovedItem(untagged="x:1"), RemovedItem(deleted="sha256:1")]))
     assert json.loads(shown) == [{"Untagged": "x:1"}, {"Deleted": "sha256:1"}]
 
 
-def test_platforms_of_a_registry_are_shown() -> None:
+def test_distribution_answer_contains_the_platforms_of_an_image_in_a_registry() -> None:
     descriptor = Descriptor("sha256:m", 5, "application/json")
     platforms = [DistributionPlatform("arm", "linux", "", (), ""), DistributionPlatform("", "", "10", ("x",), "v8")]
     shown = json.loads(encode(wire.distribution_view(Distribution(descriptor, platforms))))

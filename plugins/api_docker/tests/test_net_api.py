@@ -73,7 +73,7 @@ def serve(tmp_path: Path) -> Callable[[Callable[[Ask], Awaitable[None]]], None]:
     return start
 
 
-def test_network_is_created_inspected_connected_and_removed(
+def test_network_can_be_created_and_inspected_and_listed_and_removed(
     serve: Callable[[Callable[[Ask], Awaitable[None]]], None],
 ) -> None:
     async def body(ask: Ask) -> None:
@@ -91,7 +91,7 @@ def test_network_is_created_inspected_connected_and_removed(
 
 
 @pytest.mark.parametrize(("version", "containers"), [("/v1.27", {}), ("/v1.28", {}), ("/v1.51", {}), ("/v1.52", None)])
-def test_lists_have_no_containers_since_1_52(
+def test_network_list_contains_no_containers_since_api_1_52(
     serve: Callable[[Callable[[Ask], Awaitable[None]]], None], version: str, containers: dict[str, Any] | None
 ) -> None:
     async def body(ask: Ask) -> None:
@@ -119,7 +119,7 @@ def test_invalid_network_requests_are_refused(serve: Callable[[Callable[[Ask], A
     serve(body)
 
 
-def test_prune_lists_deleted_networks(serve: Callable[[Callable[[Ask], Awaitable[None]]], None]) -> None:
+def test_prune_answer_contains_the_deleted_networks(serve: Callable[[Callable[[Ask], Awaitable[None]]], None]) -> None:
     async def body(ask: Ask) -> None:
         await ask("POST", "/networks/create", {"Name": "mine"})
         assert (await ask("POST", "/networks/prune")) == (200, {"NetworksDeleted": ["mine"]})
@@ -128,7 +128,7 @@ def test_prune_lists_deleted_networks(serve: Callable[[Callable[[Ask], Awaitable
     serve(body)
 
 
-def test_the_status_of_a_network_counts_addresses_since_1_52(
+def test_network_status_contains_the_numbers_of_used_and_available_addresses_since_api_1_52(
     serve: Callable[[Callable[[Ask], Awaitable[None]]], None],
 ) -> None:
     async def body(ask: Ask) -> None:

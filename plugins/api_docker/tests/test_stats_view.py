@@ -26,7 +26,7 @@ def shown(now: Sample, before: Sample = EMPTY) -> Any:
     return json.loads(stats.encode_stats(Measurement("c" * 64, "web", before, now)))
 
 
-def test_stats_of_cgroup_v2_equal_dockers() -> None:
+def test_stats_of_cgroup_v2_have_the_same_form_as_in_docker() -> None:
     found = shown(sample(2, pids=Pids(4, None)))
     assert (found["name"], found["read"], found["preread"]) == (
         "/web",
@@ -54,7 +54,7 @@ def test_stats_of_cgroup_v2_equal_dockers() -> None:
     }
 
 
-def test_stats_of_cgroup_v1_equal_dockers() -> None:
+def test_stats_of_cgroup_v1_have_the_same_form_as_in_docker() -> None:
     memory = MEMORY._replace(highest=6, failures=3)
     found = shown(sample(1, memory=memory, pids=Pids(1, 50), cpu=Cpu(each=[1, 2])), before=sample(1))
     assert found["memory_stats"] == {"usage": 5, "max_usage": 6, "stats": {"anon": 4}, "failcnt": 3, "limit": 9}
@@ -70,7 +70,7 @@ def test_stats_of_a_stopped_container_are_zero() -> None:
     assert found["blkio_stats"]["io_service_bytes_recursive"] is None
 
 
-def test_a_measurement_is_encoded_once_for_all_viewers(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_measurement_is_encoded_once_for_all_clients(monkeypatch: pytest.MonkeyPatch) -> None:
     measured, closed = Measurement("c" * 64, "web", EMPTY, EMPTY), []
     encoded: list[Measurement] = []
     original = stats.encode_stats

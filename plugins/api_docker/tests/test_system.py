@@ -47,7 +47,7 @@ def test_daemon_id_is_created_once(tmp_path: Path) -> None:
     assert daemon_id(str(tmp_path)) == made
 
 
-def test_a_damaged_identity_is_replaced(tmp_path: Path) -> None:
+def test_damaged_daemon_id_is_replaced(tmp_path: Path) -> None:
     (tmp_path / "engine-id").write_bytes(b"\xff\x00")
     daemon_id.cache_clear()
     assert len(daemon_id(str(tmp_path))) == 36
@@ -77,7 +77,7 @@ def test_features_of_cgroup_v1_and_v2_are_detected(tmp_path: Path) -> None:
     )
 
 
-def test_facts_of_this_machine_are_found() -> None:
+def test_host_facts_contain_the_processors_and_memory_of_this_machine() -> None:
     facts = host.facts()
     assert facts.cpus >= 1
     assert facts.memory > 1 << 20
@@ -85,7 +85,7 @@ def test_facts_of_this_machine_are_found() -> None:
     assert host.open_files() > 2
 
 
-def test_registries_are_shown_like_by_docker() -> None:
+def test_info_shows_registries_in_the_same_form_as_docker() -> None:
     config = Config(registry_mirrors=("https://m.example/x",), insecure_registries=("r.example:5000", "10.0.0.0/8"))
     found = info_parts.registry(config, NEWEST)
     assert found.allow_nondistributable_artifacts_hostnames is UNSET
@@ -96,7 +96,7 @@ def test_registries_are_shown_like_by_docker() -> None:
     assert not found.index_configs["r.example:5000"].secure
 
 
-def test_info_shows_runtimes_pools_and_options() -> None:
+def test_info_shows_runtimes_and_address_pools_and_security_options() -> None:
     config = Config(
         runtimes={"crun": RuntimeEntry(path="/usr/bin/crun", runtime_args=("-x",))},
         default_address_pools=(AddressPool(base="10.0.0.0/8", size=24),),
@@ -117,7 +117,7 @@ def test_info_shows_runtimes_pools_and_options() -> None:
         assert info_parts.security_options(config, NO_LIMITS, True, version=version) == options
 
 
-def test_info_warns_of_ignored_keys_and_open_sockets() -> None:
+def test_info_warns_of_ignored_keys_and_unprotected_addresses() -> None:
     config = Config(daemon=kernel.Config(hosts=("tcp://127.0.0.1:1", "unix:///x")), ip_forward_no_drop=True)
     found = info_parts.warnings(config, NO_LIMITS, False, ["kata"])
     assert found is not None
@@ -161,7 +161,7 @@ def test_init_version_is_parsed(output: str, commit: str) -> None:
     assert parse_init_version(output) == commit
 
 
-def test_program_version_is_cached_except_after_a_failure(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_version_of_a_program_is_cached_except_after_a_failure(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     class Told:
         def version(self) -> Command:
             return Command((str(tmp_path / "runtime"), "--version"))
@@ -183,7 +183,7 @@ def test_program_version_is_cached_except_after_a_failure(tmp_path: Path, caplog
     assert (tmp_path / "asked").read_text() == "x\n"
 
 
-def test_clients_that_measure_at_the_same_time_share_one_walk() -> None:
+def test_clients_that_request_the_disk_usage_at_the_same_time_share_one_measurement() -> None:
     walks: list[str] = []
 
     class Volumes:
@@ -246,7 +246,7 @@ def test_prune_with_unknown_filters_is_refused() -> None:
         prunable({"until": ["1h", "2h"]}, 1e6)
 
 
-def test_expected_commit_is_shown_before_1_49() -> None:
+def test_expected_commit_is_shown_before_api_1_49() -> None:
     assert info_parts.commit("abc", (1, 48)) == {"ID": "abc", "Expected": "abc"}
     assert info_parts.commit("abc", (1, 49)) == {"ID": "abc"}
 
@@ -258,7 +258,7 @@ def test_registry_host_of_a_login_is_normalized() -> None:
     assert registry_host("r.example") == "r.example"
 
 
-def test_times_of_queries_are_parsed() -> None:
+def test_times_in_query_parameters_are_parsed() -> None:
     assert parse_moment("", "since") is parse_moment("-1", "since") is None
     assert parse_moment("0", "until") == 0
     assert parse_moment("+5", "since") == 5_000_000_000
@@ -271,14 +271,14 @@ def test_times_of_queries_are_parsed() -> None:
             parse_moment(text, "until")
 
 
-def test_media_type_of_events_depends_on_the_accept_header() -> None:
+def test_media_type_of_events_depends_on_the_accept_header_and_the_api_version() -> None:
     assert event_media_type("", (1, 51)) == "application/json"
     assert event_media_type("*/*", (1, 52)) == "application/jsonl"
     assert event_media_type("application/x-ndjson", (1, 24)) == "application/x-ndjson"
     assert event_media_type("application/json-seq", (1, 51)) == "application/json-seq"
 
 
-def test_event_records_for_old_and_new_clients() -> None:
+def test_form_of_event_records_depends_on_the_api_version() -> None:
     """The records for older clients have the field `status`. From API 1.52 on, clients may get a JSON text sequence."""
 
     async def records(version: tuple[int, int], sequence: bool) -> list[bytes]:
@@ -296,7 +296,7 @@ def test_event_records_for_old_and_new_clients() -> None:
     assert "status" not in json.loads(both[1][1:])
 
 
-def test_a_stream_that_is_closed_unsubscribes() -> None:
+def test_closed_event_stream_ends_its_subscription() -> None:
     async def main() -> int:
         bus = EventBus()
         pieces: Any = event_pieces(bus.subscribe(), (1, 51), False)
@@ -310,7 +310,7 @@ def test_a_stream_that_is_closed_unsubscribes() -> None:
     assert trio.run(main) == 0
 
 
-def test_identity_is_stable_when_it_cannot_be_stored(tmp_path: Path) -> None:
+def test_daemon_id_is_stable_when_it_cannot_be_stored(tmp_path: Path) -> None:
     root = str(tmp_path / "gone")
     made = daemon_id(root)
     assert made == daemon_id(root)
@@ -334,7 +334,7 @@ def _measured() -> Measured:
     return Measured(80, images, containers, [*volumes, VolumeUsage(VolumeRecord("c", "x", 0), 0, -1)])
 
 
-def test_disk_usage_of_older_versions_has_lists() -> None:
+def test_disk_usage_contains_lists_of_objects_before_api_1_52() -> None:
     everything = {"image", "container", "volume", "build-cache"}
     old = disk_usage(_measured(), VIEWS, everything, (1, 41), verbose=False)
     assert (old.layers_size, old.builder_size, old.build_cache) == (80, 0, [])
@@ -344,7 +344,7 @@ def test_disk_usage_of_older_versions_has_lists() -> None:
     assert (only.images, only.containers, only.volumes, only.build_cache) == (None, None, None, [])
 
 
-def test_disk_usage_is_summed_up_by_type_since_1_52() -> None:
+def test_disk_usage_contains_sums_by_type_since_api_1_52() -> None:
     everything = {"image", "container", "volume", "build-cache"}
     short = cast(Any, disk_usage(_measured(), VIEWS, everything, (1, 52), verbose=False))
     sums = [

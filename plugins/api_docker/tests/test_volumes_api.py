@@ -1,4 +1,4 @@
-"""The routes of volumes, through the router: bodies and status codes that Docker's clients match on."""
+"""The routes of volumes, through the router: bodies and status codes that Docker's clients expect."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ Ask = Callable[..., Awaitable[tuple[int, Any]]]
 
 
 def serve(tmp_path: Path, test: Callable[[Ask, dict[str, list[str]]], Awaitable[None]], guard: Guard | None = None) -> None:
-    """Run `test` with a function that calls the API, and with the users of each volume."""
+    """Run `test` with a function that calls the API, and with a dict that maps each volume to its containers."""
 
     async def main() -> None:
         driver, used = FakeVolume(VolumeContext(str(tmp_path))), dict[str, list[str]]()
@@ -69,7 +69,7 @@ def serve(tmp_path: Path, test: Callable[[Ask, dict[str, list[str]]], Awaitable[
     trio.run(main)
 
 
-def test_existing_volume_may_be_refused_by_the_guard(tmp_path: Path) -> None:
+def test_guard_can_refuse_a_create_request_for_an_existing_volume(tmp_path: Path) -> None:
     async def held_back(call: Call, proceed: Callable[[], Awaitable[Answer]]) -> Answer:
         def vet(volume: VolumeRecord, anonymous: bool) -> None:
             assert not anonymous
@@ -89,7 +89,7 @@ def test_existing_volume_may_be_refused_by_the_guard(tmp_path: Path) -> None:
     serve(tmp_path, test, held_back)
 
 
-def test_volume_is_created_inspected_listed_and_deleted(tmp_path: Path) -> None:
+def test_volume_can_be_created_and_inspected_and_listed_and_deleted(tmp_path: Path) -> None:
     async def test(ask: Ask, used: dict[str, list[str]]) -> None:
         status, made = await ask("POST", "/v1.43/volumes/create", {"Name": "data", "Labels": {}, "DriverOpts": {}})
         assert status == 201
@@ -118,7 +118,7 @@ def test_volume_is_created_inspected_listed_and_deleted(tmp_path: Path) -> None:
     serve(tmp_path, test)
 
 
-def test_prune_depends_on_the_version(tmp_path: Path) -> None:
+def test_prune_keeps_named_volumes_since_api_1_42(tmp_path: Path) -> None:
     async def test(ask: Ask, used: dict[str, list[str]]) -> None:
         _, anonymous = await ask("POST", "/volumes/create", {})
         await ask("POST", "/volumes/create", {"Name": "named"})

@@ -38,7 +38,7 @@ def masked(opcode: int, data: bytes, *, final: bool = True, mask: bytes = b"\x01
     return head + mask + bytes(byte ^ mask[at % 4] for at, byte in enumerate(data))
 
 
-def test_handshake_equals_the_rfc_example() -> None:
+def test_handshake_answer_has_the_accept_key_of_the_rfc_example() -> None:
     head = handshake(asking())
     assert head.startswith(b"HTTP/1.1 101 Switching Protocols\r\n")
     assert b"Sec-WebSocket-Accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\n" in head
@@ -83,13 +83,13 @@ def text_of(events: list[Any]) -> bytes:
 
 
 @pytest.mark.parametrize("size", [0, 1, 125, 126, 65535, 65536, 200_001])
-def test_frames_of_every_length_encoding_are_read_and_written(size: int) -> None:
+def test_frames_with_every_encoding_of_the_length_are_read_and_written(size: int) -> None:
     data = os.urandom(size)
     assert text_of(read(masked(2, data))) == data
     assert len(frame(2, data)) == size + (2 if size < 126 else 4 if size < 65536 else 10)
 
 
-def test_frames_may_arrive_in_any_pieces() -> None:
+def test_websocket_frames_may_arrive_in_pieces_of_any_size() -> None:
     sent = masked(1, b"one ", final=False) + masked(9, b"are you?") + masked(0, b"two") + masked(8, b"\x03\xe8bye")
     for step in range(1, len(sent)):
         events = read(*(sent[at : at + step] for at in range(0, len(sent), step)))
@@ -97,11 +97,11 @@ def test_frames_may_arrive_in_any_pieces() -> None:
         assert [event for event in events if not isinstance(event, Data)] == [Ping(b"are you?"), Close(b"\x03\xe8")]
 
 
-def test_data_is_passed_on_before_its_frame_is_complete() -> None:
+def test_received_data_is_passed_on_before_the_frame_is_complete() -> None:
     assert text_of(read(masked(2, b"x" * 1000)[:508])) == b"x" * 500
 
 
-def test_frames_after_a_close_are_ignored() -> None:
+def test_frames_after_a_close_frame_are_ignored() -> None:
     assert read(masked(8, b"") + masked(2, b"x"), masked(2, b"y")) == [Close(b"")]
 
 
@@ -150,7 +150,7 @@ class Raw:
         await self.stream.aclose()
 
 
-def test_messages_pass_in_both_directions() -> None:
+def test_websocket_stream_passes_messages_in_both_directions() -> None:
     async def main() -> None:
         ours, theirs = memory_stream_pair()
         socket = WebSocketStream(Raw(ours), binary=True)
@@ -183,7 +183,7 @@ def test_protocol_error_is_reported_and_closes_the_connection() -> None:
     trio.run(main)
 
 
-def test_text_messages_are_valid_utf8() -> None:
+def test_output_split_within_a_character_is_sent_as_valid_utf8() -> None:
     async def main() -> None:
         ours, theirs = memory_stream_pair()
         socket = WebSocketStream(Raw(ours), binary=False)
@@ -198,7 +198,7 @@ def test_text_messages_are_valid_utf8() -> None:
     trio.run(main)
 
 
-def test_disconnected_client_ends_the_session() -> None:
+def test_disconnect_of_the_client_ends_the_websocket_stream() -> None:
     async def main() -> None:
         ours, theirs = memory_stream_pair()
         socket = WebSocketStream(Raw(ours), binary=True)

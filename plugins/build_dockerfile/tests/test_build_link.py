@@ -27,7 +27,7 @@ async def no_handler(question: messages.Question, fds: list[int], report: Report
 
 @asynccontextmanager
 async def connected(handler: Handler) -> AsyncIterator[tuple[BackendClient, Link]]:
-    """A client, and the daemon's end of its link."""
+    """The builder's client of the daemon, and the daemon's end of the link between them."""
     ours, theirs = socket.socketpair()
     daemon, builder = Link(ours, handler), Link(theirs, no_handler)
     async with trio.open_nursery() as nursery:
@@ -73,7 +73,7 @@ def test_a_shielded_handler_does_not_outlive_the_connection() -> None:
     trio.run(main)
 
 
-def test_progress_after_the_end_of_a_pull_is_dropped() -> None:
+def test_progress_reported_after_the_end_of_a_pull_is_dropped() -> None:
     async def handler(question: messages.Question, fds: list[int], report: Report) -> Any:
         if isinstance(question, messages.FetchBase):
             report(Download("layer", 0, 3, "downloading"))

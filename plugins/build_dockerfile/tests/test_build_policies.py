@@ -34,7 +34,7 @@ def test_gc_policies_are_read_from_daemon_json() -> None:
     )
 
 
-def test_default_policies_reserve_a_tenth_of_the_disk_or_the_configured_space() -> None:
+def test_default_gc_policies_keep_the_configured_space_or_a_tenth_of_the_disk() -> None:
     """Without a configured space, the reserve is a tenth of the disk."""
     found = policies(Collection(), "/nowhere/yet")
     assert [rule.everything for rule in found] == [False, False, False, True]
@@ -54,14 +54,14 @@ def test_invalid_sizes_and_durations_are_refused(text: str) -> None:
         policies(given(f'{{"builder": {{"gc": {text}}}}}'), "/")
 
 
-def test_limits_of_the_history_are_read() -> None:
+def test_limits_of_the_build_history_are_read_from_daemon_json() -> None:
     keys = msgspec.json.decode(b'{"builder": {"history": {"maxAge": "1h30m", "maxEntries": 7}}}', type=BuildKeys)
     assert history_limits(keys.builder.history) == (5400, 7)
     assert history_limits(BuildKeys().builder.history) == (48 * 3600, 50)
 
 
 @pytest.mark.parametrize("text", ['{"maxAge": "long"}', '{"maxEntries": -1}'])
-def test_invalid_limits_of_the_history_are_refused(text: str) -> None:
+def test_invalid_limits_of_the_build_history_are_refused(text: str) -> None:
     keys = msgspec.json.decode(f'{{"builder": {{"history": {text}}}}}'.encode(), type=BuildKeys)
     with pytest.raises(PolicyError, match=r"builder\.history"):
         history_limits(keys.builder.history)

@@ -13,7 +13,7 @@ from orlop_build_dockerfile.control.progress import KEEP, MOST, BuildProgress
 from orlop_build_dockerfile.pb import control_pb2
 
 
-def test_output_is_limited_in_size_and_speed() -> None:
+def test_size_and_speed_of_build_output_are_limited() -> None:
     limit = LogLimit(0)
     assert limit.take(b"x", 0.5) == b"x"
     cut = limit.take(bytes(SPEED), 0.6)
@@ -32,7 +32,7 @@ def _report(size: int) -> control_pb2.StatusResponse:
     return control_pb2.StatusResponse(logs=[control_pb2.VertexLog(msg=bytes(size))])
 
 
-def test_unread_progress_is_bounded_in_memory() -> None:
+def test_memory_for_unread_progress_reports_is_bounded() -> None:
     async def main() -> None:
         progress = BuildProgress()
         slow = progress.read()

@@ -92,7 +92,7 @@ def test_keys_of_files() -> None:
     assert key(copy("/f*", dest="/"))[1][1].content == (Selector("/f*", wildcard=True),)
 
 
-def test_keys_of_an_image() -> None:
+def test_image_has_a_cache_key_by_digest_and_a_cache_key_by_layers() -> None:
     diff_id = "sha256:d4f4b5323abe2c5938a93350a5e690b716ef7be457be20eafda0b9b98261281b"
     digest = "sha256:6924e0a094e186acbf1c2fb1e956949cfdc950d42ebc1b69e330aafe60c99e4c"
     by_digest = "sha256:f901faaec56e94b1509818412fa7b30ba048e7c18b99037e654b68ab6c033f6e"
@@ -189,7 +189,7 @@ def test_keys_of_selections(tmp_path: Path) -> None:
         os.close(root)
 
 
-def test_keys_of_steps_with_secrets_have_the_forms_of_all_versions() -> None:
+def test_step_with_a_secret_has_a_cache_key_in_the_form_of_each_buildkit_version() -> None:
     """The last key has the form that dockerd 26.1 uses."""
     step = run("true")
     secret = ops_pb2.SecretOpt(ID="none", mode=0o400, optional=True)
@@ -202,8 +202,8 @@ def test_keys_of_steps_with_secrets_have_the_forms_of_all_versions() -> None:
     assert len({each.digest for each in step_keys(step, "linux/amd64")}) == 3
 
 
-def test_records_match_by_all_inputs_and_their_selectors() -> None:
-    """A record matches only if each of its inputs is found, with the same selector."""
+def test_cache_record_matches_only_a_step_with_the_same_inputs_and_selectors() -> None:
+    """A selector is the part of an input that the step uses, such as a file."""
     graph = CacheGraph(
         [
             CacheRecord("image"),

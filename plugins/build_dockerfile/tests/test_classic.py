@@ -136,7 +136,7 @@ def test_invalid_parameters_are_refused(query: dict[str, str], message: str) -> 
 
 
 @pytest.mark.parametrize("url", ["https://host/x.tar", "git@host:a.git", "github.com/a/b"])
-def test_remote_becomes_the_build_context(url: str) -> None:
+def test_parameter_remote_becomes_the_build_context(url: str) -> None:
     assert parse_request(client(remote=url)).options["context"] in (url, f"https://{url}")
 
 
@@ -178,7 +178,7 @@ def texts(renderer: Renderer, raw: bytes) -> str:
     return "".join(line["stream"] for line in shown(renderer, raw))
 
 
-def test_steps_are_printed_in_dockerfile_order() -> None:
+def test_build_steps_are_printed_in_the_order_of_the_dockerfile() -> None:
     renderer = Renderer()
     assert shown(renderer, report(vertexes=[vertex("0", name="[internal] load build definition from Dockerfile")])) == []
     assert not renderer.begun
@@ -195,7 +195,7 @@ def test_steps_are_printed_in_dockerfile_order() -> None:
     assert list(renderer.finish()) == []
 
 
-def test_base_image_downloads_are_reported() -> None:
+def test_answer_reports_the_downloads_of_base_images() -> None:
     renderer = Renderer()
     renderer.steps = Steps.of(graph())
     statuses = [
@@ -209,7 +209,7 @@ def test_base_image_downloads_are_reported() -> None:
     ]
 
 
-def test_failures_use_the_classic_builders_messages() -> None:
+def test_error_messages_are_the_same_as_those_of_the_classic_builder() -> None:
     message = 'process "/bin/sh -c exit 3" did not complete successfully: exit code: 3'
     detail = ("github.com/moby/buildkit/gatewayapi.ExitMessage+json", b'{"Code":3}')
     assert json.loads(error_line(BuildFailed(message, details=[detail]))) == {
@@ -342,7 +342,7 @@ def test_quiet_build_prints_only_the_image_id() -> None:
     assert built(client(q="1", t="app")) == json.dumps({"stream": f"{IMAGE}\n"}, separators=(",", ":")) + "\n"
 
 
-def test_failure_before_the_first_line_is_an_http_error() -> None:
+def test_failure_before_the_first_line_of_output_is_an_http_error() -> None:
     with pytest.raises(InvalidParameter, match="dockerfile parse error on line 1: unknown instruction: FOO"):
         built(client(buildargs='{"FAIL":"dockerfile parse error on line 1: unknown instruction: FOO"}'))
     with pytest.raises(InvalidParameter, match="Cannot locate specified Dockerfile: D"):
@@ -357,13 +357,13 @@ def test_failure_before_the_first_line_is_an_http_error() -> None:
         (b"FROM busybox\n" * 100, "the body of the request is not a tar archive"),
     ],
 )
-def test_body_must_be_a_tar_archive(body: bytes, message: str) -> None:
+def test_request_body_that_is_no_tar_archive_is_refused(body: bytes, message: str) -> None:
     with pytest.raises(InvalidParameter, match=message):
         built(client(), body=body)
     assert "Successfully built" in built(client(remote="https://host/x.tar"), body=b"")
 
 
-def test_failure_after_the_first_line_is_an_error_line() -> None:
+def test_failure_after_the_first_line_of_output_is_an_error_line() -> None:
     found = built(client(buildargs='{"NOIMAGE":"x: not found"}'))
     assert json.loads(found) == {"errorDetail": {"message": "x: not found"}, "error": "x: not found"}
 
@@ -375,7 +375,7 @@ def test_failure_after_the_first_line_is_an_error_line() -> None:
     assert "Step 1/4" in lines[0]
 
 
-def test_build_is_cancelled_by_its_id() -> None:
+def test_build_can_be_cancelled_by_its_id() -> None:
     working = trio.Event()
 
     async def work(build: Build) -> None:
@@ -391,7 +391,7 @@ def test_build_is_cancelled_by_its_id() -> None:
     assert json.loads(lines[-1])["error"] == "context canceled"
 
 
-def test_id_of_a_running_build_is_refused() -> None:
+def test_second_build_with_the_id_of_a_running_build_is_refused() -> None:
     working = trio.Event()
 
     async def work(build: Build) -> None:
@@ -409,7 +409,7 @@ def test_id_of_a_running_build_is_refused() -> None:
     assert "context canceled" in built(client(buildid="b1"), work=work, during=again)
 
 
-def test_request_session_offers_only_context_and_credentials() -> None:
+def test_session_of_a_build_request_offers_only_context_and_credentials() -> None:
     async def main() -> None:
         ours, theirs = trio.testing.memory_stream_pair()
         await ours.send_eof()
@@ -428,7 +428,7 @@ def test_request_session_offers_only_context_and_credentials() -> None:
 @pytest.mark.parametrize(
     ("output", "has_image"), [("", True), ('[{"Type":"local"}]', False), ('[{"Type":"cacheonly"}]', False)]
 )
-def test_image_is_reported_only_if_it_is_the_output(output: str, has_image: bool) -> None:
+def test_image_id_is_reported_only_if_the_output_of_the_build_is_an_image(output: str, has_image: bool) -> None:
     async def main() -> str:
         ours, theirs = trio.testing.memory_stream_pair()
         async with trio.open_nursery() as nursery:
@@ -444,7 +444,7 @@ def test_image_is_reported_only_if_it_is_the_output(output: str, has_image: bool
     assert ("moby.image.id" in trio.run(main)) == has_image
 
 
-def test_missing_session_is_not_found() -> None:
+def test_build_with_an_unknown_session_returns_404() -> None:
     async def main() -> None:
         ours, theirs = trio.testing.memory_stream_pair()
         async with trio.open_nursery() as nursery:

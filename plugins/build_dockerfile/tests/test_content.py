@@ -35,7 +35,7 @@ def write(root: Path, tree: Tree) -> None:
 
 
 def described(root: Path) -> list[tuple[str, int, str]]:
-    """The attributes of files that COPY copies."""
+    """The path, mode and content of each file below `root`."""
     found = []
     for path in sorted(root.rglob("*")):
         mode = path.lstat().st_mode
@@ -54,7 +54,7 @@ def digest(root: Path, wanted: Selection = WHOLE, files: dict[str, KnownFile] | 
 
 @settings(max_examples=150)
 @given(TREES, TREES)
-def test_digests_are_equal_if_and_only_if_the_trees_are(first: Tree, second: Tree) -> None:
+def test_digests_are_equal_if_and_only_if_the_trees_are_equal(first: Tree, second: Tree) -> None:
     base = Path(tempfile.mkdtemp())
     try:
         for name, tree in (("one", first), ("two", second)):
@@ -78,7 +78,7 @@ def test_digest_ignores_timestamps_and_location(tmp_path: Path) -> None:
     assert digest(tmp_path / "one", Selection("/d")) == digest(tmp_path / "two", Selection("/deeper/d"))
 
 
-def test_unchanged_known_files_are_not_read_again(tmp_path: Path) -> None:
+def test_files_that_have_not_changed_since_the_last_digest_are_not_read_again(tmp_path: Path) -> None:
     tree = tmp_path / "tree"
     tree.mkdir()
     write(tree, {"d/a": ("file", "x"), "b": ("file", "y")})

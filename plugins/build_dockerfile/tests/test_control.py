@@ -86,7 +86,7 @@ class FakeSolver:
         self.open_jobs = 0
 
     async def work(self, build: Build) -> None:
-        """Called when a value is evaluated."""
+        """The solver calls this method when a value is evaluated."""
 
     @asynccontextmanager
     async def open(self, build: Build) -> AsyncIterator[FakeJob]:
@@ -181,7 +181,7 @@ def control_test(
     return solver
 
 
-def test_client_runs_the_frontend_through_the_gateway(tmp_path: Path) -> None:
+def test_client_can_run_a_frontend_through_the_gateway(tmp_path: Path) -> None:
     async def test(client: Client) -> None:
         answers: list[dict[str, str]] = []
         statuses: list[list[control_pb2.StatusResponse]] = []
@@ -217,7 +217,7 @@ def test_client_runs_the_frontend_through_the_gateway(tmp_path: Path) -> None:
     control_test(test, tmp_path)
 
 
-def test_status_streams_progress_until_the_build_ends(tmp_path: Path) -> None:
+def test_status_call_streams_progress_until_the_build_ends(tmp_path: Path) -> None:
     class Solver(FakeSolver):
         async def work(self, build: Build) -> None:
             async with build.progress.vertex("sha256:1", "RUN a", []) as vertex:
@@ -259,7 +259,7 @@ def test_status_streams_progress_until_the_build_ends(tmp_path: Path) -> None:
     control_test(test, tmp_path, solver=Solver())
 
 
-def test_failed_build_returns_details_and_marks_its_vertex(tmp_path: Path) -> None:
+def test_error_of_a_failed_build_has_details_and_is_reported_for_the_failed_vertex(tmp_path: Path) -> None:
     class Solver(FakeSolver):
         async def work(self, build: Build) -> None:
             async with build.progress.vertex("sha256:1", "RUN false", []):
@@ -363,7 +363,7 @@ def test_build_is_cancelled_when_call_session_or_connection_ends(tmp_path: Path,
     control_test(test, tmp_path, solver=hanging(cancelled))
 
 
-def test_gateway_serves_solves_files_and_image_configurations(tmp_path: Path) -> None:
+def test_gateway_answers_requests_for_solves_and_files_and_image_configurations(tmp_path: Path) -> None:
     async def test(client: Client) -> None:
         async with trio.open_nursery() as nursery:
 
@@ -427,7 +427,7 @@ def test_invalid_solve_requests_are_refused(tmp_path: Path, request_: dict[str, 
     assert not solver.jobs
 
 
-def test_unknown_session_build_and_build_id_are_refused(tmp_path: Path) -> None:
+def test_requests_with_an_unknown_session_or_build_reference_or_build_id_are_refused(tmp_path: Path) -> None:
     async def test(client: Client) -> None:
         with pytest.raises(RpcError, match="no active session for s1"):
             await client.solve(Definition=GRAPH, Internal=True)
@@ -439,7 +439,7 @@ def test_unknown_session_build_and_build_id_are_refused(tmp_path: Path) -> None:
     control_test(test, tmp_path, session=False, clock=trio.testing.MockClock(autojump_threshold=0))
 
 
-def test_references_of_a_build_are_limited(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_number_of_results_of_a_build_is_limited(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("orlop_build_dockerfile.gateway.state._REFS", 2)
 
     async def test(client: Client) -> None:
@@ -464,7 +464,7 @@ def test_oversized_error_details_are_omitted() -> None:
     assert [each.type_url for each in status_pb2.Status.FromString(status_of(error).details).details] == ["small"]
 
 
-def test_reference_of_a_running_build_is_refused(tmp_path: Path) -> None:
+def test_second_build_with_the_reference_of_a_running_build_is_refused(tmp_path: Path) -> None:
     cancelled = trio.Event()
 
     async def test(client: Client) -> None:
@@ -494,7 +494,7 @@ def test_finished_builds_are_forgotten_after_a_delay(tmp_path: Path) -> None:
     control_test(test, tmp_path, clock=trio.testing.MockClock(autojump_threshold=0))
 
 
-def test_builds_end_with_the_reason_for_which_the_builder_closes(tmp_path: Path) -> None:
+def test_closing_builder_ends_its_builds_with_the_reason_in_the_error(tmp_path: Path) -> None:
     running = trio.Event()
 
     async def work(build: Build) -> None:
@@ -519,7 +519,7 @@ def test_builds_end_with_the_reason_for_which_the_builder_closes(tmp_path: Path)
     control_test(test, tmp_path)
 
 
-def test_control_lists_workers_and_disk_usage_and_prunes(tmp_path: Path) -> None:
+def test_control_service_lists_workers_and_disk_usage_and_prunes_the_cache(tmp_path: Path) -> None:
     async def test(client: Client) -> None:
         listed = await client.ask(CONTROL + "ListWorkers", control_pb2.ListWorkersRequest(), control_pb2.ListWorkersResponse)
         [worker] = listed.record
@@ -548,7 +548,7 @@ def test_control_lists_workers_and_disk_usage_and_prunes(tmp_path: Path) -> None
     control_test(test, tmp_path, **options)
 
 
-def test_malformed_request_is_an_invalid_argument(tmp_path: Path) -> None:
+def test_malformed_request_fails_with_invalid_argument(tmp_path: Path) -> None:
     async def test(client: Client) -> None:
         with pytest.raises(RpcError, match="malformed") as caught:
             await client.connection.unary(CONTROL + "Solve", b"\xff\xff")

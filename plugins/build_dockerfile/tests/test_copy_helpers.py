@@ -150,7 +150,9 @@ def counted(serve: Serve = filecopies.serve) -> tuple[Serve, list[str]]:
     [{}, {"mode": lambda mode: mode & 0o7777 | 0o111}, {"exclude": ("b/f1*",)}],
     ids=["without options", "mode", "exclude"],
 )
-def test_copy_with_a_helper_equals_a_copy_without_it(source: Path, tmp_path: Path, options: dict[str, Any]) -> None:
+def test_files_copied_with_a_helper_equal_files_copied_without_a_helper(
+    source: Path, tmp_path: Path, options: dict[str, Any]
+) -> None:
     copy(source, tmp_path / "alone", None, **options)
     serve, names = counted()
     with no_descriptors_left(), helpers(serve) as started:
@@ -169,7 +171,7 @@ def test_small_copy_starts_no_helper(tmp_path: Path) -> None:
     assert not started.threads and len(os.listdir(tmp_path / "target/x")) == 200
 
 
-def test_owner_and_time_of_the_options_apply_to_files_of_the_helper(source: Path, tmp_path: Path) -> None:
+def test_owner_and_time_options_apply_to_files_that_the_helper_copies(source: Path, tmp_path: Path) -> None:
     attributes = paths.Attributes((os.geteuid(), os.getegid()), 5 * 10**17)
     copy(source, tmp_path / "alone", None, attributes=attributes)
     with helpers() as started:
@@ -178,7 +180,7 @@ def test_owner_and_time_of_the_options_apply_to_files_of_the_helper(source: Path
     assert (tmp_path / "helped/x/b/f0").stat().st_mtime_ns == 5 * 10**17
 
 
-def test_existing_files_are_replaced(source: Path, tmp_path: Path) -> None:
+def test_helper_replaces_existing_files(source: Path, tmp_path: Path) -> None:
     copy(source, tmp_path / "alone", None)
     shutil.copytree(tmp_path / "alone/x/b", tmp_path / "helped/x/b", ignore=shutil.ignore_patterns("soft", "linked"))
     for path in (tmp_path / "helped/x/b").glob("f*"):

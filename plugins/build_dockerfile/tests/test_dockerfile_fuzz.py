@@ -140,7 +140,7 @@ def test_base_images_with_malformed_configurations_are_converted_or_refused(
     ("dockerfile", "lines"),
     [(b"FROM busybox\nRUN \xff\n", [2]), (b"FROM busybox\nRUN <<E\n\xff\nE\n", [2, 3, 4]), (b"FROM \xff\n", [1])],
 )
-def test_invalid_utf8_is_refused_with_its_lines(dockerfile: bytes, lines: list[int]) -> None:
+def test_error_about_invalid_utf8_contains_the_lines_of_the_instruction(dockerfile: bytes, lines: list[int]) -> None:
     outside = Outside({"Dockerfile": dockerfile})
     with pytest.raises(DockerfileError, match="not valid UTF-8") as caught:
         run(Request(), outside)

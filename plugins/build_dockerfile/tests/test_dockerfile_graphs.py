@@ -5,7 +5,7 @@ from __future__ import annotations
 from dockerfile_build import build, config, failing, graph, names
 
 
-def test_stage_copies_from_another_stage() -> None:
+def test_graph_of_a_stage_that_copies_from_another_stage_contains_both_stages() -> None:
     converted = build(
         """
 FROM busybox AS base
@@ -40,13 +40,13 @@ def test_unused_stage_is_omitted() -> None:
     assert names(converted)[1:] == ["[a 2/2] RUN a", "[stage-2 1/1] RUN c"]
 
 
-def test_unknown_instruction_is_refused_with_its_line() -> None:
+def test_error_about_an_unknown_instruction_contains_its_line() -> None:
     error = failing("FROM busybox\n\nRUM true\n")
     assert error.message == "dockerfile parse error on line 3: unknown instruction: RUM (did you mean RUN?)"
     assert [item.start.line for item in error.ranges] == [3]
 
 
-def test_instructions_write_history_and_image_configuration() -> None:
+def test_instructions_change_the_history_and_the_configuration_of_the_image() -> None:
     value = config(build('FROM busybox\nENV A=b\nCMD ["x", "y"]\nEXPOSE 80\n'))
     assert value["config"]["Env"] == ["PATH=/bin", "A=b"]
     assert [entry["created_by"] for entry in value["history"]] == [

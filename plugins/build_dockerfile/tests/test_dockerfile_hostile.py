@@ -55,7 +55,7 @@ def test_large_dockerfiles_are_converted_in_bounded_time(dockerfile: str) -> Non
     assert time.process_time() - start < 20
 
 
-def test_numbers_of_warnings_and_ranges_are_limited() -> None:
+def test_numbers_of_warnings_and_of_line_ranges_are_limited() -> None:
     converted = build("FROM busybox\n" + "".join(f"ENV A=$undefined{number}\n" for number in range(2000)))
     assert len(converted.warnings) == 500
     definition = build("FROM busybox\nRUN <<E\n" + "x\n" * 5000 + "E\n").results[0].definition
@@ -63,5 +63,5 @@ def test_numbers_of_warnings_and_ranges_are_limited() -> None:
     assert sorted(ranges) == [1, 1]
 
 
-def test_long_words_get_no_suggestions() -> None:
+def test_error_about_a_long_unknown_instruction_contains_no_suggestion() -> None:
     assert "did you mean" not in failing("FROM busybox\n" + "RUN" * 50 + " x\n").message

@@ -25,7 +25,7 @@ from orlop_build_dockerfile.dockerfile.ignore import IgnorePatterns, read_ignore
         (" # not a comment", ["# not a comment"]),
     ],
 )
-def test_ignore_file_is_parsed_to_patterns(text: str, expected: list[str]) -> None:
+def test_dockerignore_file_is_parsed_to_patterns(text: str, expected: list[str]) -> None:
     assert read_ignore_file(text.encode()) == expected
 
 
@@ -46,14 +46,14 @@ def test_ignore_file_is_parsed_to_patterns(text: str, expected: list[str]) -> No
         (["a.b"], ["a.b"], ["axb"]),
     ],
 )
-def test_patterns_exclude_matching_paths(patterns: list[str], excluded: list[str], included: list[str]) -> None:
+def test_dockerignore_patterns_exclude_matching_paths(patterns: list[str], excluded: list[str], included: list[str]) -> None:
     matcher = IgnorePatterns(patterns)
     assert [path for path in excluded if not matcher.excludes(path)] == []
     assert [path for path in included if matcher.excludes(path)] == []
 
 
 @pytest.mark.parametrize("pattern", ["[", "[a", "a\\", "!", "[b-a]"])
-def test_invalid_patterns_are_refused(pattern: str) -> None:
+def test_invalid_dockerignore_patterns_are_refused(pattern: str) -> None:
     with pytest.raises(ValueError):
         IgnorePatterns([pattern])
 
@@ -62,7 +62,7 @@ def test_invalid_patterns_are_refused(pattern: str) -> None:
     st.lists(st.sampled_from(["a", "b", "/", "*", "?", "**", "**/"]), min_size=1, max_size=6).map("".join),
     st.lists(st.text(alphabet="ab", min_size=1, max_size=3), min_size=1, max_size=4).map("/".join),
 )
-def test_patterns_match_like_the_equivalent_regular_expression(pattern: str, path: str) -> None:
+def test_dockerignore_patterns_match_like_the_equivalent_regular_expression(pattern: str, path: str) -> None:
     (pattern,) = read_ignore_file(pattern.encode()) or ["a"]
     tokens = re.findall(r"\*\*+/(?!$)|\*\*+|.", pattern)
     rules = {"*": "[^/]*", "?": "[^/]"}
@@ -75,7 +75,7 @@ def test_patterns_match_like_the_equivalent_regular_expression(pattern: str, pat
     assert IgnorePatterns([pattern]).excludes(path) == any(re.fullmatch(expression, prefix) for prefix in prefixes)
 
 
-def test_pathological_patterns_take_linear_time() -> None:
+def test_time_to_match_pathological_patterns_is_linear() -> None:
     start = time.process_time()
     assert not IgnorePatterns(["**/" * 50 + "*a" * 200 + "b"]).excludes("a" * 200)
     assert time.process_time() - start < 10

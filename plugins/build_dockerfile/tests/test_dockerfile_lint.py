@@ -57,11 +57,11 @@ def _findings(dockerfile: str, options: dict[str, str] | None = None, **more: An
         ("FROM busybox\n# check=skip=JSONArgsRecommended\nCMD a\n", []),
     ],
 )
-def test_each_rule_reports_its_line(dockerfile: str, expected: list[str]) -> None:
+def test_each_lint_rule_reports_the_line_of_the_mistake(dockerfile: str, expected: list[str]) -> None:
     assert _findings(dockerfile) == expected
 
 
-def test_rules_use_arguments_images_and_ignore_files() -> None:
+def test_lint_rules_take_build_arguments_and_base_images_and_ignore_files_into_account() -> None:
     tag = {"build-arg:TAG": "latest"}
     assert _findings("ARG TAG\nFROM busybox:$TAG\n", tag) == ["InvalidDefaultArgInFrom 2"]
     arm = {"docker.io/library/arm:latest": {**BUSYBOX, "architecture": "arm64"}}
@@ -74,7 +74,7 @@ def test_rules_use_arguments_images_and_ignore_files() -> None:
     assert _findings("# check=error=true\nFROM busybox\nCMD a\n", skip) == []
 
 
-def test_comments_of_args_and_stages_must_start_with_their_name() -> None:
+def test_lint_requires_that_a_comment_of_an_arg_or_a_stage_starts_with_the_described_name() -> None:
     good = "# check=experimental=all\n\n# a is this\nARG a\n# other\n\nARG b\n# c d\nFROM busybox AS c\n"
     assert _findings(good) == []
     bad = "# check=experimental=InvalidDefinitionDescription\n\n# x\nARG a=1\n# x\nARG b=1 c=2\n# x\nFROM busybox AS d\n"
@@ -86,7 +86,7 @@ def test_comments_of_args_and_stages_must_start_with_their_name() -> None:
     ]
 
 
-def test_warning_has_text_url_detail_and_source() -> None:
+def test_lint_warning_contains_text_and_url_and_detail_and_source() -> None:
     converted = build("FROM busybox\nCMD a\n")
     (warned,) = converted.warnings
     text = "JSON arguments recommended for CMD to prevent unintended behavior related to OS signals"
@@ -99,7 +99,7 @@ def test_warning_has_text_url_detail_and_source() -> None:
     assert (warned.vertex, op.source.identifier) == (digest, "local://dockerfile")
 
 
-def test_warnings_before_an_error_are_reported() -> None:
+def test_lint_warnings_before_an_error_are_reported() -> None:
     error = failing("FROM busybox AS A\nCMD x\nCOPY --from=nope.invalid/x / /\n")
     assert [warned.rule for warned in error.warnings] == ["StageNameCasing"]
     assert failing("# check=error=true\nFROM busybox\nCMD a\n").ranges[0].start.line == 3
@@ -113,7 +113,7 @@ def _call(request: str, dockerfile: str, options: dict[str, str] | None = None) 
     return json.loads(metadata["result.json"]), metadata["result.txt"].decode(), metadata
 
 
-def test_lint_checks_unused_stages() -> None:
+def test_lint_also_checks_unused_stages() -> None:
     value, text, metadata = _call("lint", "FROM busybox AS a\nCMD x\nFROM busybox\n")
     (warning,) = value["warnings"]
     assert warning["ruleName"] == "JSONArgsRecommended"
@@ -140,7 +140,7 @@ def test_lint_reports_build_errors() -> None:
     assert metadata["result.statuscode"] == b"1"
 
 
-def test_outline_lists_arguments_secrets_and_ssh_keys_of_the_target() -> None:
+def test_subrequest_outline_lists_arguments_and_secrets_and_ssh_keys_of_the_target() -> None:
     dockerfile = """# VERSION is what is built
 ARG VERSION=1
 ARG NAME=app-${VERSION}
@@ -180,7 +180,7 @@ RUN --mount=type=secret,id=last true
     ]
 
 
-def test_targets_lists_stages_and_the_default() -> None:
+def test_subrequest_targets_lists_all_stages_and_marks_the_default_stage() -> None:
     value, text, _ = _call("targets", "# a is first\nFROM busybox AS a\nFROM --platform=linux/arm64 a AS b\n")
     assert value["targets"] == [
         {"name": "a", "description": "is first", "base": "busybox", "location": value["targets"][0]["location"]},
@@ -189,7 +189,7 @@ def test_targets_lists_stages_and_the_default() -> None:
     assert text == "TARGET      DESCRIPTION\na           is first\nb (default) \n"
 
 
-def test_describe_lists_the_subrequests() -> None:
+def test_subrequest_describe_lists_all_subrequests() -> None:
     value, text, _ = _call("subrequests.describe", "FROM busybox\n")
     assert [item["name"] for item in value] == [
         "frontend.outline",

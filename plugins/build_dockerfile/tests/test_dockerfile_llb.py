@@ -33,7 +33,7 @@ def test_inputs_precede_the_operations_that_use_them() -> None:
     assert last.WhichOneof("op") is None
 
 
-def test_equal_operations_are_written_once() -> None:
+def test_equal_operations_occur_once_in_a_graph() -> None:
     definition = (
         build("FROM busybox AS a\nFROM busybox AS b\nFROM busybox\nCOPY --from=a / /\nCOPY --from=b / /\n")
         .results[0]
@@ -57,7 +57,7 @@ def test_conversion_is_deterministic() -> None:
     assert one.config == other.config
 
 
-def test_locations_name_the_lines_of_the_dockerfile() -> None:
+def test_source_locations_in_a_graph_refer_to_lines_of_the_dockerfile() -> None:
     definition = build(DOCKERFILE).results[0].definition
     (info,) = definition.Source.infos
     assert (info.filename, info.data, info.language) == ("Dockerfile", DOCKERFILE.encode(), "Dockerfile")
@@ -70,8 +70,8 @@ def test_locations_name_the_lines_of_the_dockerfile() -> None:
     assert lines["[internal] load build context"] == []
 
 
-def test_no_cache_marks_only_the_named_stage() -> None:
-    """`--no-cache-filter b` marks the steps of stage b, and no other steps."""
+def test_option_no_cache_filter_marks_only_steps_of_the_named_stage() -> None:
+    """The client sends `--no-cache-filter b` as the frontend option `no-cache=b`."""
     definition = build("FROM busybox AS a\nRUN x\nFROM a AS b\nRUN y\nCOPY z /\n", {"no-cache": "b"}).results[0].definition
     ignored = [definition.metadata[digest].ignore_cache for digest, _ in operations(definition)]
     assert dict(
@@ -98,7 +98,7 @@ def test_malformed_graph_is_refused() -> None:
     assert "failed to parse frontend input" in failing("FROM b\n", {"context:b": "input:b"}, inputs={"b": broken}).message
 
 
-def test_equal_inputs_are_shared() -> None:
+def test_equal_inputs_of_an_operation_occur_once() -> None:
     dockerfile = "FROM busybox AS a\nFROM busybox\nCOPY --from=a --chown=u:g x y /\nCOPY <<A <<B /\nA\nB\n"
     definition = build(dockerfile).results[0].definition
     (_, copy), *_, (_, last) = operations(definition)[1:]
@@ -109,14 +109,14 @@ def test_equal_inputs_are_shared() -> None:
     assert [action.secondaryInput for action in last.file.actions] == [1, 2]
 
 
-def test_copy_link_uses_merge_if_the_solver_has_it() -> None:
+def test_copy_link_becomes_a_merge_operation_if_the_solver_supports_merge() -> None:
     converted = build("FROM busybox\nCOPY --link a /\n", capabilities=frozenset({"mergeop"}))
     assert graph(converted).splitlines()[2:] == ["2 (1.0) file [-1,0->0] copy /a /", "3 (0.0 2.0) merge 0 1"]
     assert names(converted)[2:] == ["[2/2] COPY --link a /", "[2/2] LINK COPY --link a /"]
 
 
 @pytest.mark.parametrize(("text", "digest"), [("FROM busybox\n", True), ("FROM scratch\n", False)])
-def test_stage_without_instructions_is_its_base(text: str, digest: bool) -> None:
+def test_result_of_a_stage_without_instructions_is_its_base_image(text: str, digest: bool) -> None:
     definition = build(text).results[0].definition
     assert bool(getattr(definition, "def")) == digest
     if digest:

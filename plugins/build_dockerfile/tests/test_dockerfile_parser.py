@@ -77,7 +77,7 @@ def _shown(node: Node) -> str:
         ("CMD <<A\nCMD b\n", ["1-1 CMD '<<A'", "2-2 CMD 'b'"]),
     ],
 )
-def test_lines_are_parsed_to_instructions(text: str, expected: list[str]) -> None:
+def test_lines_of_a_dockerfile_are_parsed_to_instructions(text: str, expected: list[str]) -> None:
     assert _tree(text) == expected
 
 
@@ -86,7 +86,7 @@ def test_comments_belong_to_the_next_instruction() -> None:
     assert [node.comments for node in nodes] == [("a", "b"), (), ("e",)]
 
 
-def test_directives_are_read_from_the_first_comments() -> None:
+def test_parser_directives_are_read_from_the_first_comments() -> None:
     found = read_directives("#!/bin/x\n#Syntax = a b \n#check=skip=all\n# escape=`\n# other=1\n# syntax=late\n")
     assert {name: (item.value, item.line) for name, item in found.items()} == {
         "syntax": ("a b", 2),
@@ -108,7 +108,7 @@ def test_directives_are_read_from_the_first_comments() -> None:
         ('{"syntax": 1}', ""),
     ],
 )
-def test_syntax_directive_names_the_frontend_image(text: str, image: str) -> None:
+def test_frontend_image_is_read_from_the_syntax_directive(text: str, image: str) -> None:
     found = find_syntax(text)
     assert (found.value if found else "") == image
 

@@ -111,9 +111,8 @@ def test_words_are_split_at_unquoted_spaces(text: str, expected: list[str]) -> N
     assert Lexer("\\", Budget()).expand(text, ENV).words == expected
 
 
-def test_options_keep_quotes_and_unset_variables_and_record_names() -> None:
-    """The options of `Lexer` keep quotes, escapes and unset variables. An expansion also records the names of the
-    variables."""
+def test_lexer_options_keep_quotes_and_escapes_and_unset_variables() -> None:
+    """Each expansion also records the names of variables that are set, and of variables that are not set."""
     assert expand("'$A' \"$A\" $N ${N:-x} ${N}", raw_quotes=True, skip_unset=True) == "'$A' \"abc.def\" $N ${N:-x} ${N}"
     assert expand("\\$A", raw_escapes=True) == "\\$A"
     assert expand("'$A'", skip_quotes=True) == "'abc.def'"
@@ -142,7 +141,7 @@ def test_text_without_special_characters_is_unchanged(text: str) -> None:
     st.booleans(),
     st.booleans(),
 )
-def test_trimming_patterns_match_like_a_shells(pattern: str, value: str, longest: bool, from_end: bool) -> None:
+def test_patterns_that_trim_a_value_match_like_in_a_shell(pattern: str, value: str, longest: bool, from_end: bool) -> None:
     """Compares with a search of all prefixes (or suffixes), each matched by a simple expression."""
     simple = re.compile("".join({"*": ".*", "?": "."}.get(p, re.escape(p[-1])) for p in re.findall(r"\\.|.", pattern)))
     cuts = range(len(value) + 1)
@@ -152,7 +151,7 @@ def test_trimming_patterns_match_like_a_shells(pattern: str, value: str, longest
     assert Pattern(pattern).trimmed(value, longest=longest, from_end=from_end) == expected
 
 
-def test_expansion_is_limited_by_the_budget() -> None:
+def test_total_size_of_expanded_words_is_limited() -> None:
     lexer = Lexer("\\", Budget(10_000))
     value = "x" * 1000
     with pytest.raises(DockerfileError, match="too large"):

@@ -41,8 +41,8 @@ def stored(engine: Engine, digest: str) -> Any:
 
 
 @trio_test
-async def test_push_sends_documents_before_those_that_name_them(engine: Engine) -> None:
-    """An index is sent after the manifests that it lists."""
+async def test_push_sends_an_index_after_the_manifests_in_the_index(engine: Engine) -> None:
+    """A registry refuses an index whose manifests are missing."""
     attributes = {"name": "example.com/a:1", "push": "true", "annotation.k": "v", "annotation-index.i": "w"}
     answer, _ = await exported(engine, Export("image", attributes), "linux/amd64", "linux/arm64")
     ((name, manifests, _),) = engine.backend.pushed
@@ -62,7 +62,7 @@ async def test_push_sends_documents_before_those_that_name_them(engine: Engine) 
 
 
 @trio_test
-async def test_archive_is_sent_with_the_digests_that_the_client_is_told(engine: Engine) -> None:
+async def test_exported_archive_has_the_digest_that_is_reported_to_the_client(engine: Engine) -> None:
     answer, _ = await exported(engine, Export("docker", {"name": "a"}, 3))
     (archive,) = engine.backend.archives
     assert list(archive.names) == ["docker.io/library/a:latest"]
@@ -78,7 +78,7 @@ async def test_archive_is_sent_with_the_digests_that_the_client_is_told(engine: 
 
 
 @trio_test
-async def test_provenance_is_added_by_default_to_pushed_images(engine: Engine) -> None:
+async def test_provenance_is_added_by_default_only_to_pushed_images(engine: Engine) -> None:
     default = {"attest:provenance": "mode=min,inline-only=true"}
     answer, _ = await exported(engine, Export("moby", {"name": "a"}), **default)
     assert answer["containerimage.digest"] == answer["containerimage.config.digest"]
@@ -168,17 +168,17 @@ def test_unknown_attestations_are_refused(options: dict[str, str]) -> None:
         ("a@sha256:" + "0" * 64, "", "pkg:docker/a?digest=sha256:" + "0" * 64),
     ],
 )
-def test_package_urls_of_images_equal_buildkits(name: str, platform: str, expected: str) -> None:
+def test_package_urls_of_images_are_the_same_as_in_buildkit(name: str, platform: str, expected: str) -> None:
     assert purl(name, platform) == expected
 
 
-def test_predicate_is_unchanged_in_the_statement() -> None:
+def test_attestation_statement_contains_the_predicate_byte_for_byte() -> None:
     raw = statement(Predicate("t", b'{"a":  1}', None), [("n", "sha256:ab")])
     assert json.loads(raw)["subject"] == [{"name": "n", "digest": {"sha256": "ab"}}]
     assert b'{"a":  1}' in raw, "the predicate is passed on as it is"
 
 
-def test_history_of_the_base_keeps_its_times() -> None:
+def test_history_entries_of_the_base_image_keep_their_times() -> None:
     old = {"created": "2020-01-01T00:00:00Z", "created_by": "base"}
     base = json.dumps({"history": [old]}).encode()
     config = json.dumps({"os": "linux", "architecture": "amd64", "history": [old, {"created_by": "new"}]}).encode()

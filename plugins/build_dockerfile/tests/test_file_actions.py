@@ -1,6 +1,6 @@
-"""Copying and changing files in untrusted roots: no path leads out of them.
+"""Copying and changing files in untrusted root directories: no path leads out of these directories.
 
-No link of these tests may lead out of `tmp_path`, even if the tested guards are removed from the code."""
+No symlink in these tests may lead out of `tmp_path`, so that no file of the host is changed if a tested check is missing."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from orlop_build_dockerfile.pb import ops_pb2
 
 
 class Place:
-    """A source and a target, and a secret next to them that must not be reached."""
+    """A source directory, a target directory, and next to them a secret file, which no test may reach."""
 
     def __init__(self, base: Path) -> None:
         self.source, self.target, self.outside = base / "source", base / "target", base / "outside"
@@ -59,7 +59,7 @@ LINKS = ["../outside", "{outside}", "x/../../outside", "l"]
 
 
 @pytest.mark.parametrize("link", LINKS)
-def test_links_in_the_target_do_not_lead_outside(place: Place, link: str) -> None:
+def test_symlinks_in_the_target_do_not_lead_outside(place: Place, link: str) -> None:
     link = link.format(outside=place.outside)
     (place.target / "l").symlink_to(link)
     (place.source / "f").write_text("new")
@@ -84,7 +84,7 @@ def test_links_in_the_target_do_not_lead_outside(place: Place, link: str) -> Non
 
 
 @pytest.mark.parametrize("link", LINKS)
-def test_links_in_the_source_do_not_lead_outside(place: Place, link: str) -> None:
+def test_symlinks_in_the_source_do_not_lead_outside(place: Place, link: str) -> None:
     (place.source / "l").symlink_to(link.format(outside=place.outside))
     for src in ("/l", "/l/secret", "/l/*", "/*"):
         try:
@@ -95,7 +95,7 @@ def test_links_in_the_source_do_not_lead_outside(place: Place, link: str) -> Non
     assert not [each for each in found if each.read_text() == "secret"]
 
 
-def test_pipes_in_place_of_files_do_not_block(place: Place) -> None:
+def test_named_pipes_in_place_of_files_do_not_block_file_actions(place: Place) -> None:
     os.mkfifo(place.target / "pipe")
     os.mkfifo(place.source / "pipe")
     (place.source / "f").write_text("x")
@@ -108,7 +108,7 @@ def test_pipes_in_place_of_files_do_not_block(place: Place) -> None:
         place.on(place.target, lambda fd: actions.mkfile(fd, ops_pb2.FileActionMkFile(path="/q", data=b"x"), None))
 
 
-def test_the_root_itself_is_not_removed(place: Place) -> None:
+def test_remove_action_cannot_remove_the_root_directory(place: Place) -> None:
     (place.target / "f").write_text("x")
     for path in ("/", "", ".", "/a/.."):
         with pytest.raises(BuildFailed, match="invalid empty path"):
@@ -117,13 +117,13 @@ def test_the_root_itself_is_not_removed(place: Place) -> None:
 
 
 @pytest.mark.parametrize("name", ["", ".", "..", "a/b", "../outside"])
-def test_remove_tree_refuses_paths(place: Place, name: str) -> None:
+def test_remove_tree_refuses_names_that_are_paths(place: Place, name: str) -> None:
     with pytest.raises(ValueError, match="not the name of an entry"):
         place.on(place.target, lambda fd: remove_tree(fd, name))
     assert place.untouched()
 
 
-def test_too_deep_trees_are_refused(place: Place) -> None:
+def test_directory_trees_that_are_too_deep_are_refused(place: Place) -> None:
     fd = os.open(place.source, os.O_RDONLY)
     for _ in range(500):
         os.mkdir("d", dir_fd=fd)
@@ -136,7 +136,7 @@ def test_too_deep_trees_are_refused(place: Place) -> None:
     assert len(os.listdir("/proc/self/fd")) < 100
 
 
-def test_hard_links_sparse_files_and_attributes_are_kept(place: Place) -> None:
+def test_copy_keeps_hard_links_and_sparse_files_and_extended_attributes(place: Place) -> None:
     (place.source / "d").mkdir(mode=0o750)
     with open(place.source / "d" / "sparse", "wb") as file:
         file.truncate(8 << 20)
@@ -156,7 +156,7 @@ def test_hard_links_sparse_files_and_attributes_are_kept(place: Place) -> None:
     assert os.getxattr(made / "set", "user.note") == b"kept" and stat.S_IMODE(made.stat().st_mode) == 0o750
 
 
-def test_copy_creates_only_included_paths(place: Place) -> None:
+def test_copy_creates_only_paths_that_match_an_include_pattern(place: Place) -> None:
     for name in ("a/b/keep.txt", "a/c/drop.md", "e/f.md", "top.txt"):
         (place.source / name).parent.mkdir(parents=True, exist_ok=True)
         (place.source / name).write_text(name)
@@ -173,15 +173,15 @@ def test_copy_creates_only_included_paths(place: Place) -> None:
 @pytest.mark.parametrize(
     "data", [b"", b"\0" * 1024, b"x" * 600, b"\x1f\x8b\x08garbage", b"BZh9garbage", b"\xfd7zXZ\0bad", b"\x28\xb5\x2f\xfdbad"]
 )
-def test_other_data_is_not_an_archive(tmp_path: Path, data: bytes) -> None:
-    """Empty files, text and damaged compressed data are not recognized as archives."""
+def test_empty_files_and_text_and_damaged_compressed_data_are_not_archives(tmp_path: Path, data: bytes) -> None:
+    """ADD copies such files, and does not unpack them."""
     (tmp_path / "f").write_bytes(data)
     with paths.opened(os.open(tmp_path / "f", os.O_RDONLY)) as fd:
         assert not is_archive(fd)
 
 
 @pytest.mark.parametrize("mode", ["w:", "w:gz", "w:bz2", "w:xz"])
-def test_compressed_and_plain_tars_are_archives(tmp_path: Path, mode: Any) -> None:
+def test_compressed_and_uncompressed_tars_are_recognized_as_archives(tmp_path: Path, mode: Any) -> None:
     import tarfile
 
     with tarfile.open(tmp_path / "f", mode) as made:

@@ -1,4 +1,4 @@
-"""Patterns and modes against simple models of them."""
+"""File patterns and symbolic modes, compared with simple models."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def test_double_stars_match_any_number_of_components(parts: list[str], path: str
 
 
 @given(st.lists(st.tuples(st.booleans(), st.text("ab*", min_size=1, max_size=3)), max_size=4), PATHS)
-def test_last_matching_pattern_decides(patterns: list[tuple[bool, str]], path: str) -> None:
+def test_last_matching_pattern_determines_the_result(patterns: list[tuple[bool, str]], path: str) -> None:
     expected = False
     for negated, pattern in patterns:
         if Matcher([pattern]).match(path):
@@ -71,7 +71,7 @@ def test_last_matching_pattern_decides(patterns: list[tuple[bool, str]], path: s
     assert Matcher([("!" if negated else "") + pattern for negated, pattern in patterns]).match(path) == expected
 
 
-def test_patterns_with_many_stars_take_bounded_time() -> None:
+def test_time_to_match_patterns_with_many_stars_is_bounded() -> None:
     before = time.process_time()
     assert not glob_match("*a" * 60 + "b", "a" * 250)
     assert not Matcher(["**/a*" * 20 + "/b"]).match("/".join(["aaaa"] * 60))

@@ -54,7 +54,7 @@ async def echo(call: Call) -> None:
 
 
 @trio_test
-async def test_unary_call_returns_one_message() -> None:
+async def test_unary_call_returns_the_message_of_the_handler() -> None:
     async def answer(call: Call) -> None:
         await call.send(await call.receive_one() + b"!" + "".join(call.values("who")).encode())
 
@@ -96,7 +96,7 @@ async def test_many_messages_arrive_in_order() -> None:
 
 
 @trio_test
-async def test_status_carries_message_and_details() -> None:
+async def test_error_status_of_a_call_contains_message_and_details() -> None:
     async def fail(call: Call) -> None:
         await call.receive_one()
         raise RpcError(Code.NOT_FOUND, "no file “x”: 100 % gone\n", b"\x08\x05details")
@@ -139,7 +139,7 @@ async def test_exception_of_a_handler_fails_only_its_call(caplog: pytest.LogCapt
 
 
 @trio_test
-async def test_unknown_method_is_unimplemented() -> None:
+async def test_call_of_an_unknown_method_fails_with_unimplemented() -> None:
     async with connected({}) as (client, _):
         with pytest.raises(RpcError, match="unknown method /nothing") as caught:
             await client.unary("/nothing", b"")
@@ -170,7 +170,7 @@ async def _cancelled(cancelled: trio.Event) -> None:
 
 
 @trio_test
-async def test_closing_a_call_cancels_its_handler() -> None:
+async def test_handler_is_cancelled_when_the_client_closes_the_call() -> None:
     begun, cancelled = trio.Event(), trio.Event()
 
     async def handler(call: Call) -> None:
@@ -231,7 +231,7 @@ async def _deadline_of_the_client() -> None:
 
 
 @trio_test
-async def test_server_enforces_the_deadline() -> None:
+async def test_server_ends_a_call_at_the_deadline() -> None:
     async def handler(call: Call) -> None:
         await trio.sleep_forever()
 
@@ -276,7 +276,7 @@ async def test_flow_control_blocks_the_sender_until_the_handler_receives() -> No
 
 
 @trio_test
-async def test_drain_finishes_calls_and_refuses_new_ones() -> None:
+async def test_server_that_drains_finishes_running_calls_and_refuses_new_calls() -> None:
     begun, go_on = trio.Event(), trio.Event()
 
     async def handler(call: Call) -> None:
@@ -300,7 +300,7 @@ async def test_drain_finishes_calls_and_refuses_new_ones() -> None:
 
 
 @trio_test
-async def test_early_error_stops_the_sender() -> None:
+async def test_client_stops_sending_when_the_handler_has_failed() -> None:
     async def handler(call: Call) -> None:
         await call.receive()
         raise RpcError(Code.PERMISSION_DENIED, "no")
@@ -317,8 +317,8 @@ async def test_early_error_stops_the_sender() -> None:
 
 
 @trio_test
-async def test_answer_ends_a_call_whose_request_is_incomplete() -> None:
-    """The server ends the call when its handler returns, even if the client has not finished its request."""
+async def test_handler_that_returns_ends_a_call_whose_request_is_incomplete() -> None:
+    """The client can finish its request later."""
 
     async def handler(call: Call) -> None:
         await call.send(b"answer")
@@ -332,8 +332,8 @@ async def test_answer_ends_a_call_whose_request_is_incomplete() -> None:
 
 
 @trio_test
-async def test_already_read_bytes_are_processed_first() -> None:
-    """A connection can begin with bytes that were read from the stream earlier."""
+async def test_connection_first_processes_bytes_that_were_read_before_it_began() -> None:
+    """The server gets the bytes as the argument of `run`."""
     near, far = streams()
     client, server = Connection(near, client=True), Connection(far, handlers={"/e": echo})
     with trio.fail_after(10):
@@ -368,7 +368,7 @@ def test_messages_are_decoded_from_pieces_of_any_size(messages: list[bytes], dat
 
 
 @given(st.text(), st.integers(1, 16), st.binary(max_size=50))
-def test_statuses_are_encoded_in_headers_without_loss(message: str, code: int, details: bytes) -> None:
+def test_grpc_status_is_encoded_in_headers_without_loss(message: str, code: int, details: bytes) -> None:
     headers = dict(status_headers(RpcError(code, message, details)))
     for value in headers.values():
         assert value.isascii()
@@ -380,7 +380,7 @@ def test_statuses_are_encoded_in_headers_without_loss(message: str, code: int, d
     assert found.message == message.encode("utf-8", "replace").strip().decode("utf-8", "replace")
 
 
-def test_malformed_statuses_are_internal_errors() -> None:
+def test_malformed_grpc_status_is_treated_as_an_internal_error() -> None:
     for text in ("", "x", "-1", "1e3", "9" * 20):
         found = status_of({"grpc-status": text})
         assert found is not None
@@ -391,5 +391,5 @@ def test_malformed_statuses_are_internal_errors() -> None:
 
 
 @given(st.floats(0.0001, 9e7))
-def test_timeouts_are_rounded_up(seconds: float) -> None:
+def test_grpc_timeout_is_rounded_up(seconds: float) -> None:
     assert seconds <= parse_timeout(format_timeout(seconds)) <= seconds + 1

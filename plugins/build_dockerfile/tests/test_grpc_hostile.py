@@ -45,7 +45,7 @@ class Peer:
         await self.stream.send_all(b"".join(frames))
 
     async def frames(self, kind: int) -> list[tuple[int, bytes]]:
-        """The frames of a type, as (stream, payload), until the server closes."""
+        """All frames of this type, as (stream, payload), that arrive until the server closes the connection."""
         found = []
         try:
             while data := await self.stream.receive_some():
@@ -61,7 +61,7 @@ class Peer:
         return found
 
     async def closed_with(self) -> tuple[int, str]:
-        """The code and text of the server's GOAWAY, after which it closes."""
+        """The code and text of the GOAWAY frame, after which the server closes the connection."""
         with trio.fail_after(10):
             [(_, payload)] = await self.frames(GOAWAY)
         return int.from_bytes(payload[4:8], "big"), payload[8:].decode()
@@ -141,7 +141,7 @@ def test_data_beyond_a_streams_window_closes_the_connection() -> None:
     attack(test, handler=ignore, limits=Limits(window=1 << 18, connection_window=1 << 20))
 
 
-def test_data_beyond_the_connections_window_closes_it() -> None:
+def test_data_beyond_the_window_of_a_connection_closes_the_connection() -> None:
     async def test(peer: Peer) -> None:
         for stream in range(1, 41, 2):
             await peer.begin(stream)
@@ -154,7 +154,7 @@ def test_data_beyond_the_connections_window_closes_it() -> None:
 
 
 @pytest.mark.parametrize("padding", [0, 1, 200, 255])
-def test_padding_is_removed_and_acknowledged(padding: int) -> None:
+def test_padding_of_data_frames_is_removed_and_acknowledged(padding: int) -> None:
     async def test(peer: Peer) -> None:
         await peer.begin()
         for _ in range(200):  # more than the window, so padding must be acknowledged
@@ -206,7 +206,7 @@ def test_invalid_message_fails_only_its_call(data: bytes, status: str, words: st
     attack(test, limits=Limits(message=1000))
 
 
-def test_concurrent_large_messages_are_bounded() -> None:
+def test_total_size_of_concurrent_large_messages_is_bounded() -> None:
     """Each message is acknowledged as it arrives, so flow control alone would not limit their size."""
 
     async def test(peer: Peer) -> None:
@@ -249,7 +249,7 @@ def test_endless_header_block_closes_the_connection() -> None:
     attack(test)
 
 
-def test_too_many_streams_close_the_connection() -> None:
+def test_server_closes_a_connection_with_too_many_streams() -> None:
     async def test(peer: Peer) -> None:
         with pytest.raises(trio.BrokenResourceError):
             for stream in range(1, 5000, 2):
@@ -259,7 +259,7 @@ def test_too_many_streams_close_the_connection() -> None:
     attack(test, handler=ignore, limits=Limits(streams=10))
 
 
-def test_rapidly_reset_streams_are_bounded() -> None:
+def test_number_of_rapidly_reset_streams_is_bounded() -> None:
     """CVE-2023-44487: the limit of streams does not include streams that the peer has reset."""
     running = most = 0
 
@@ -285,7 +285,7 @@ def test_rapidly_reset_streams_are_bounded() -> None:
     attack(test, handler=stubborn, limits=Limits(streams=10))
 
 
-def test_peer_that_pings_without_reading_is_no_longer_read() -> None:
+def test_server_stops_reading_from_a_peer_that_pings_and_never_reads() -> None:
     async def test(peer: Peer) -> None:
         with trio.move_on_after(2) as scope:
             while True:
@@ -296,7 +296,7 @@ def test_peer_that_pings_without_reading_is_no_longer_read() -> None:
     attack(test)
 
 
-def test_messages_to_a_peer_that_does_not_read_are_bounded() -> None:
+def test_memory_for_messages_to_a_peer_that_does_not_read_is_bounded() -> None:
     sent = 0
 
     async def talk(call: Call) -> None:
@@ -334,7 +334,7 @@ def test_data_of_a_reset_stream_is_acknowledged() -> None:
     attack(test, handler=refuse, limits=Limits(window=1 << 14, connection_window=1 << 16))
 
 
-def test_other_content_types_are_refused_with_415() -> None:
+def test_request_whose_content_type_is_not_grpc_is_refused_with_415() -> None:
     async def test(peer: Peer) -> None:
         await peer.begin(headers=[*REQUEST[:4], ("content-type", "text/html")], flags=END_HEADERS | END_STREAM)
         await trio.testing.wait_all_tasks_blocked(0.05)

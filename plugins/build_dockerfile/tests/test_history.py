@@ -80,7 +80,7 @@ def solve(tmp_path: Path, solver: FakeSolver, then: Callable[[Client], Awaitable
     control_test(test, tmp_path, solver=solver)
 
 
-def test_a_build_is_recorded_with_its_steps_and_logs(tmp_path: Path) -> None:
+def test_history_record_of_a_build_contains_its_steps_and_logs(tmp_path: Path) -> None:
     async def then(client: Client) -> None:
         [event] = await history(client)
         record = event.record
@@ -117,7 +117,7 @@ def test_status_of_an_ended_build_is_read_from_its_record(tmp_path: Path) -> Non
     solve(tmp_path, OneStep(), then)
 
 
-def test_a_failure_is_recorded_with_its_details(tmp_path: Path) -> None:
+def test_history_record_of_a_failed_build_contains_the_details_of_the_error(tmp_path: Path) -> None:
     async def then(client: Client) -> None:
         [event] = await history(client)
         assert (event.record.error.code, event.record.error.message) == (3, "it broke")
@@ -135,7 +135,7 @@ def test_internal_builds_are_not_recorded(tmp_path: Path) -> None:
     solve(tmp_path, OneStep(), then, Internal=True)
 
 
-def test_output_beyond_the_limit_is_not_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_build_output_beyond_the_limit_is_not_recorded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("orlop_build_dockerfile.history.recorder._MOST_LOG", 1000)
 
     async def then(client: Client) -> None:
@@ -146,7 +146,7 @@ def test_output_beyond_the_limit_is_not_kept(tmp_path: Path, monkeypatch: pytest
     solve(tmp_path, OneStep(output=b"x" * 100_000), then)
 
 
-def test_listeners_get_the_begin_and_end_of_builds(tmp_path: Path) -> None:
+def test_clients_that_listen_to_the_history_are_told_of_the_begin_and_end_of_builds(tmp_path: Path) -> None:
     async def test(client: Client) -> None:
         events: list[tuple[int, str]] = []
 
@@ -180,7 +180,7 @@ def test_listeners_get_the_begin_and_end_of_builds(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("request_", [{"Ref": "none", "Delete": True}, {"Ref": "none", "Pinned": True}])
-def test_missing_records_are_reported(tmp_path: Path, request_: dict[str, object]) -> None:
+def test_update_of_a_missing_history_record_is_refused(tmp_path: Path, request_: dict[str, object]) -> None:
     async def test(client: Client) -> None:
         with pytest.raises(RpcError, match="no such record") as raised:
             await update(client, **request_)
@@ -190,7 +190,7 @@ def test_missing_records_are_reported(tmp_path: Path, request_: dict[str, object
 
 
 @pytest.mark.parametrize("digest", ["sha256:" + "0" * 64, "sha256:../../worker-id", "md5:x", ""])
-def test_content_outside_of_the_history_is_not_found(tmp_path: Path, digest: str) -> None:
+def test_content_that_belongs_to_no_history_record_is_not_found(tmp_path: Path, digest: str) -> None:
     async def test(client: Client) -> None:
         for method, kind in (("Info", content_pb2.InfoRequest), ("Read", content_pb2.ReadContentRequest)):
             with pytest.raises(RpcError, match="not found"):
@@ -214,7 +214,7 @@ def files(tmp_path: Path) -> tuple[int, int]:
     return len(list((tmp_path / "records").iterdir())), len(list((tmp_path / "blobs").iterdir()))
 
 
-def test_old_records_are_deleted_beyond_the_number_to_keep(tmp_path: Path) -> None:
+def test_oldest_history_records_beyond_the_configured_number_are_deleted(tmp_path: Path) -> None:
     async def main() -> None:
         store = History(str(tmp_path), max_age=100, max_entries=2)
         await store.open()
@@ -244,7 +244,9 @@ def test_pinned_records_stay(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("name", "value"), [("_MOST_RECORDS", 3), ("_MOST_BYTES", 35)])
-def test_size_of_the_history_is_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, value: int) -> None:
+def test_total_size_of_the_build_history_is_bounded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, value: int
+) -> None:
     monkeypatch.setattr(f"orlop_build_dockerfile.history.store.{name}", value)
 
     async def main() -> None:
@@ -258,7 +260,7 @@ def test_size_of_the_history_is_bounded(tmp_path: Path, monkeypatch: pytest.Monk
     trio.run(main)
 
 
-def test_large_records_are_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_total_size_of_large_history_records_is_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Attributes of a build may have megabytes. Pinned records count, too, also after a restart of the daemon."""
     monkeypatch.setattr(store_module, "_MOST_MEMORY", 10_000)
 
@@ -291,7 +293,7 @@ def test_large_records_are_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     trio.run(main)
 
 
-def test_start_removes_files_that_belong_to_no_record(tmp_path: Path) -> None:
+def test_files_that_belong_to_no_history_record_are_removed_at_the_next_start(tmp_path: Path) -> None:
     async def main() -> None:
         store = History(str(tmp_path), max_age=1000, max_entries=50)
         await store.open()
@@ -309,7 +311,7 @@ def test_start_removes_files_that_belong_to_no_record(tmp_path: Path) -> None:
     trio.run(main)
 
 
-def test_a_listener_that_does_not_read_is_dropped(tmp_path: Path) -> None:
+def test_client_that_listens_to_the_history_and_does_not_read_is_disconnected(tmp_path: Path) -> None:
     async def main() -> None:
         store = History(str(tmp_path), max_age=1000, max_entries=50)
         with store.listening() as events:

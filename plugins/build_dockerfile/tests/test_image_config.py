@@ -33,7 +33,7 @@ METADATA = {"created_by": "ENV", "empty_layer": True}
         ([BASE, METADATA], [OLD, OLD]),
     ],
 )
-def test_history_entries_without_a_layer_get_the_time_of_the_nearest_one(
+def test_history_entries_without_a_layer_get_the_time_of_the_nearest_layer(
     entries: list[dict[str, Any]], created: list[str]
 ) -> None:
     """So the image of a fully cached build does not depend on the time of the build."""
@@ -44,12 +44,12 @@ def test_history_entries_without_a_layer_get_the_time_of_the_nearest_one(
         assert history(entries, layers, now=now) == (created, created[-1])
 
 
-def test_image_without_layers_is_created_now() -> None:
+def test_creation_time_of_an_image_without_layers_is_the_time_of_the_build() -> None:
     assert history([METADATA], [], now=100.0) == (["1970-01-01T00:01:40Z"], "1970-01-01T00:01:40Z")
 
 
-def test_epoch_limits_all_times() -> None:
-    """With SOURCE_DATE_EPOCH, no time in the history of the image is later."""
+def test_source_date_epoch_limits_all_times_in_the_history_of_an_image() -> None:
+    """Earlier times stay unchanged."""
     layers = [BuiltLayer("sha256:0"), BuiltLayer("sha256:1", 2e9)]
     assert history([BASE, LAYER, METADATA], layers, now=3e9, epoch=1_500_000_000) == (
         [OLD, "2017-07-14T02:40:00Z", "2017-07-14T02:40:00Z"],

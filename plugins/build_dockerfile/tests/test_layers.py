@@ -44,7 +44,7 @@ def mkfile(path: str, data: bytes) -> ops_pb2.FileAction:
 
 
 async def files(engine: Engine, llb: Llb, end: tuple[str, int]) -> tuple[dict[str, str], FakeBuild]:
-    """The files of a value, and the build of the value."""
+    """Build a value. Returns the files of the value, and the build."""
     found: dict[str, str] = {}
     made = FakeBuild(engine.session)
     failed: BuildFailed | None = None
@@ -71,7 +71,7 @@ def run(test: object) -> None:
     trio.run(test)  # type: ignore[arg-type]
 
 
-def test_merge_applies_later_inputs_over_earlier_ones(engine: Engine) -> None:
+def test_merge_applies_later_inputs_over_earlier_inputs(engine: Engine) -> None:
     async def main() -> None:
         llb = Llb()
         one = llb.run(llb.files(None, mkfile("/both", b"one"), mkfile("/one", b"1")), "write /dir/of-one x")
@@ -84,7 +84,7 @@ def test_merge_applies_later_inputs_over_earlier_ones(engine: Engine) -> None:
     run(main)
 
 
-def test_layer_deletes_the_files_that_it_deleted_in_its_input(engine: Engine) -> None:
+def test_merged_layer_deletes_the_same_files_as_in_its_own_build(engine: Engine) -> None:
     async def main() -> None:
         llb = Llb()
         first = llb.files(None, mkfile("/stays", b"1"), mkfile("/goes", b"2"))
@@ -96,7 +96,7 @@ def test_layer_deletes_the_files_that_it_deleted_in_its_input(engine: Engine) ->
     run(main)
 
 
-def test_diff_contains_changed_files_and_deletes_removed_ones_when_merged(engine: Engine) -> None:
+def test_diff_contains_changed_files_and_a_merge_of_the_diff_deletes_removed_files(engine: Engine) -> None:
     async def main() -> None:
         llb = Llb()
         lower = llb.run(llb.image(BASE), "write /same x\nwrite /changes a\nwrite /goes y")
@@ -125,7 +125,7 @@ def test_diff_from_scratch_contains_all_files(engine: Engine) -> None:
     run(main)
 
 
-def test_merges_are_layers_of_an_image(engine: Engine) -> None:
+def test_image_made_by_merge_contains_the_layers_of_its_inputs(engine: Engine) -> None:
     async def main() -> None:
         llb = Llb()
         two = llb.run(llb.files(None, mkfile("/a", b"1")), "write /b 2")
@@ -144,7 +144,7 @@ def built(llb: Llb, source: tuple[str, int], **options: object) -> tuple[str, in
     return llb.add(ops_pb2.Op(build=ops_pb2.BuildOp(**given)), [source]), 0  # type: ignore[arg-type]
 
 
-def test_nested_graph_is_built(engine: Engine) -> None:
+def test_graph_that_a_step_has_written_is_built(engine: Engine) -> None:
     async def main() -> None:
         inner = Llb()
         definition = inner.define(inner.run(inner.image(BASE), "write /inner yes")).SerializeToString()
@@ -198,7 +198,7 @@ def test_the_depth_of_nested_graphs_is_bounded(engine: Engine) -> None:
         ops_pb2.Op(build=ops_pb2.BuildOp(builder=-1, inputs={"x": ops_pb2.BuildInput(input=-1)})),
     ],
 )
-def test_invalid_inputs_are_refused(engine: Engine, op: ops_pb2.Op) -> None:
+def test_operations_with_invalid_inputs_are_refused(engine: Engine, op: ops_pb2.Op) -> None:
     async def main() -> None:
         llb = Llb()
         with pytest.raises(BuildFailed, match="failed to load LLB"):

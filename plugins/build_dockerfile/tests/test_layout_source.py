@@ -1,4 +1,4 @@
-"""Images of OCI layouts: which image of an index is used, and which content is refused."""
+"""Images in OCI layouts: which image of an index is used, and which content is refused."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ async def read(engine: Engine, root: dict[str, Any], platform: str) -> str:
 
 
 @trio_test
-async def test_the_best_variant_of_an_index_is_taken(engine: Engine) -> None:
+async def test_image_with_the_best_matching_variant_in_an_index_is_used(engine: Engine) -> None:
     def entry(name: str) -> dict[str, Any]:
         os, architecture, *variant = name.split("/")
         platform = {"os": os, "architecture": architecture, "variant": "".join(variant)}

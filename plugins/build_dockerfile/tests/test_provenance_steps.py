@@ -19,7 +19,7 @@ METADATA = "https://mobyproject.org/buildkit@v1#metadata"
 OTHER = "docker.io/library/other:latest"
 
 
-def test_operations_are_written_as_go_writes_them() -> None:
+def test_provenance_contains_operations_in_the_json_form_of_go() -> None:
     user = ops_pb2.UserOpt(byName=ops_pb2.NamedUserOpt(name="me", input=0))
     owner = ops_pb2.ChownOpt(user=user, group=ops_pb2.UserOpt(byID=0))
     file = ops_pb2.FileActionMkFile(path="/f", mode=420, data=b"\xff", timestamp=-1, owner=owner)
@@ -59,7 +59,7 @@ async def provenance(engine: Engine, mode: str) -> tuple[Any, Any]:
 
 
 @trio_test
-async def test_layers_of_each_step_are_named(engine: Engine) -> None:
+async def test_provenance_contains_the_layers_of_each_step(engine: Engine) -> None:
     engine.backend.images[OTHER] = ({"rootfs": {"diff_ids": ["sha256:" + "c" * 64]}}, {"given": "x"})
     image, said = await provenance(engine, "max")
     steps = [next(iter(each["op"]["Op"] or {"end": 0})) for each in said["buildConfig"]["llbDefinition"]]

@@ -23,7 +23,7 @@ FROM = CacheTarget("registry", {"ref": NAME})
 
 
 def graph(text: str = "one") -> tuple[Llb, ops_pb2.Definition]:
-    """A graph of two stages: a file of the first stage and a file of the client are copied to the second."""
+    """A graph of two stages: a file of the first stage and a file of the client are copied to the second stage."""
     llb = Llb()
     stage = llb.run(llb.image(BASE), f"write /built {text}")
     end = llb.copy(llb.run(llb.image(BASE), "write /made two"), stage, "/built", "/")
@@ -75,7 +75,7 @@ async def test_steps_in_a_cache_are_not_run(engine: Engine) -> None:
 
 
 @trio_test
-async def test_steps_below_a_change_are_found(engine: Engine) -> None:
+async def test_unchanged_steps_before_a_changed_step_are_found_in_the_cache(engine: Engine) -> None:
     engine.write("a.txt", "hello")
     _, definition = graph()
     async with engine.solver() as solver:
@@ -87,7 +87,7 @@ async def test_steps_below_a_change_are_found(engine: Engine) -> None:
 
 
 @trio_test
-async def test_minimal_cache_contains_only_the_last_stage(engine: Engine) -> None:
+async def test_cache_exported_with_mode_min_contains_only_the_last_stage(engine: Engine) -> None:
     engine.write("a.txt", "hello")
     _, definition = graph()
     async with engine.solver() as solver:
@@ -102,8 +102,8 @@ async def test_minimal_cache_contains_only_the_last_stage(engine: Engine) -> Non
 
 
 @trio_test
-async def test_steps_above_an_uncached_step_are_run(engine: Engine) -> None:
-    """A step that is run again may have another result, so results that were made from its last result must not be used."""
+async def test_steps_that_depend_on_an_uncached_step_are_run(engine: Engine) -> None:
+    """The uncached step may have a new result, so cached results made from its previous result must not be used."""
     engine.write("a.txt", "hello")
     llb = Llb()
     first = llb.run(llb.image(BASE), "write /made two")
@@ -133,7 +133,7 @@ def layer(number: int) -> LayerBlob:
     return LayerBlob(f"sha256:{number:064x}", number, "gzip", f"sha256:{number + 1000:064x}")
 
 
-def test_a_written_cache_is_read_again() -> None:
+def test_encoded_cache_can_be_decoded() -> None:
     results = [
         config.Result("sha256:top", "2026-01-01T00:00:00Z", [layer(1), layer(2)]),
         config.Result("sha256:low", "2026-01-01T00:00:00Z", [layer(1)]),
@@ -182,7 +182,7 @@ def test_inline_cache_contains_the_layers_of_the_image() -> None:
         {"records": [{"digest": "d"}]},
     ],
 )
-def test_cache_with_dangling_references_is_empty(value: object) -> None:
+def test_cache_whose_records_have_dangling_references_is_treated_as_empty(value: object) -> None:
     entry = {"digest": "b", "size": 1, "annotations": {"containerd.io/uncompressed": "sha256:" + "0" * 64}}
     document = config.parse_document(json.dumps({"manifests": [entry]}).encode())
     assert not config.read(document, json.dumps(value).encode()).results
