@@ -129,7 +129,7 @@ def test_http_headers_configured_by_the_user_are_sent(
     assert "cannot use DOCKER_CUSTOM_HEADERS" in run("-H", daemon.host, "ps")[2]
 
 
-# --- side by side with docker's client, which needs no daemon for this
+# --- comparison with docker's client, which needs no daemon for these commands
 
 LINES = """
 context create aa --description d,d --docker host=unix:///run/some.sock

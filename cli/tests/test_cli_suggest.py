@@ -84,7 +84,7 @@ def test_error_about_an_unknown_flag_or_command_suggests_a_similar_one(orlop: An
 def test_hidden_and_dissimilar_flags_are_not_suggested(orlop: Any) -> None:
     assert "Did you mean" not in orlop("ps", "--no-al").err  # the hidden twin of --all
     assert "Did you mean" not in orlop("ps", "--zebra").err
-    assert "Did you mean" not in orlop("run", "--nope", "x").err  # --net has the same dashes
+    assert "Did you mean" not in orlop("run", "--nope", "x").err  # `--net` is similar only in its dashes
 
 
 def test_predefined_networks_are_not_suggested_for_removal(daemon: RecordedDaemon, orlop: Any) -> None:

@@ -139,7 +139,7 @@ def test_selection_stays_on_its_container_when_the_list_changes() -> None:
     state = model.listed(state, "containers", [container("a"), *CONTAINERS])
     assert state.chosen["containers"] == "id-shell"
     state = model.listed(state, "containers", [one for one in CONTAINERS if one["Id"] != "id-shell"])
-    assert state.chosen["containers"] == "id-web"  # the row that follows the one that has gone
+    assert state.chosen["containers"] == "id-web"  # the row after the removed row
     state = model.listed(state, "containers", CONTAINERS[1:2])
     assert state.chosen["containers"] == "id-db"
     state = model.listed(state, "containers", [])
@@ -172,7 +172,7 @@ def test_only_visible_containers_are_sampled() -> None:
     assert model.to_sample(state, 0) == [f"id-c{at:03}" for at in range(1, 7)]
     assert model.to_sample(typed(state, "2")[0], 0) == []
     assert model.to_sample(typed(state, "l")[0], 0) == []
-    assert model.to_sample(started(), 0) == ["id-db", "id-shell", "id-web"]  # not the one that has exited
+    assert model.to_sample(started(), 0) == ["id-db", "id-shell", "id-web"]  # the exited container is not sampled
 
 
 def test_list_sorted_by_usage_also_samples_invisible_containers_in_turns() -> None:
@@ -209,7 +209,7 @@ def test_rates_are_computed_from_two_successive_stats_answers() -> None:
     assert first and sample(None, first) == Sample(900, 4000, 3)
     second = Counters(stats(2 * 10**9, 2 * 10**10, 1500, (20, 6)), 3.0)
     assert sample(first, second) == Sample(900, 4000, 3, 20.0, 500.0, 0.0, 50.0)
-    assert sample(second, Counters(stats(0, 3 * 10**10, 5), 4.0)) == Sample(900, 4000, 3)  # restarted in between
+    assert sample(second, Counters(stats(0, 3 * 10**10, 5), 4.0)) == Sample(900, 4000, 3)  # the container restarted
     without = stats(2 * 10**9, 2 * 10**10, 0)
     del without["networks"]
     assert sample(Counters({**without}, 0.0), Counters(without, 1.0)).received is None

@@ -406,7 +406,7 @@ def test_driver_result_of_a_wrong_type_raises_a_driver_error():
         guard(Gate("x"), Mute(RUNTIME), Runtime).version()
 
 
-# --- breaker ----------------------------------------------------------------------------------------------------------
+# --- circuit breaker --------------------------------------------------------------------------------------------------
 
 
 def test_circuit_breaker_opens_after_missed_deadlines(caplog):
@@ -568,7 +568,7 @@ def test_call_from_a_thread_is_admitted_after_the_delay_of_an_open_circuit_break
         assert await trio.to_thread.run_sync(driver.path, None) == "/log"
 
         gate._missed = 3
-        gate._retry_at = trio.current_time() + 1000  # in the time of trio's clock
+        gate._retry_at = trio.current_time() + 1000  # a time of trio's clock
         gate._now()
         with pytest.raises(Unavailable, match=r"again in \d{3,4} s"):
             await trio.to_thread.run_sync(driver.path, None)

@@ -309,7 +309,7 @@ def test_container_that_ignores_sigterm_does_not_delay_the_start_of_the_daemon(t
     boot(tmp_path, monkeypatch, test, live_restore=False)
 
 
-# --- starts due at boot ---------------------------------------------------------------------------------------------
+# --- containers that are started when the daemon starts -------------------------------------------------------------
 
 
 @pytest.mark.parametrize(

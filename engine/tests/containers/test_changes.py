@@ -171,7 +171,7 @@ def test_no_operation_changes_a_published_record_in_place():
     assert not found
 
 
-# --- published for a block ------------------------------------------------------------------------------------------
+# --- fields published for a `with` block ----------------------------------------------------------------------------
 
 
 def test_temporarily_published_fields_are_restored_if_the_with_block_fails(tmp_path, monkeypatch):

@@ -199,7 +199,7 @@ def test_exit_is_recorded_even_if_the_cleanup_fails(tmp_path, monkeypatch):
     run_fast(main)
 
 
-# --- boot and shutdown ----------------------------------------------------------------------------------------------
+# --- start and shutdown of the daemon -------------------------------------------------------------------------------
 
 
 def left_running(h, container):
@@ -492,7 +492,7 @@ def test_number_of_lost_log_entries_is_recorded_counted_and_published(tmp_path, 
     run_fast(main)
 
 
-# --- boundaries -----------------------------------------------------------------------------------------------------
+# --- unkillable processes, cancelled requests, disconnected clients -------------------------------------------------
 
 
 def test_unkillable_process_does_not_block_operations(monkeypatch):

@@ -104,7 +104,7 @@ def names(ports, *, everything=False, limit=0, **filters):
         ({}, ["app", "web"]),
         ({"status": ["exited", "created"]}, ["new", "db"]),
         ({"status": []}, ["app", "web"]),
-        ({"exited": ["3"]}, []),  # this does not include stopped containers
+        ({"exited": ["3"]}, []),  # without `all`, stopped containers are not listed
         ({"name": ["^w"]}, ["web"]),
         ({"name": ["/web$"]}, ["web"]),
         ({"name": ["["]}, []),
@@ -195,7 +195,7 @@ def test_removal_of_a_link_keeps_the_linked_containers(ports):
             trio.run(links.remove, ports, text)
 
 
-# --- what is shown of one container
+# --- inspect of one container
 
 
 def test_paths_of_network_files_are_empty_before_the_first_start(ports):

@@ -276,7 +276,7 @@ def test_failed_pause_leaves_no_frozen_process(tmp_path, monkeypatch):
     run_fast(main)
 
 
-# --- boot -----------------------------------------------------------------------------------------------------------
+# --- start of the daemon --------------------------------------------------------------------------------------------
 
 
 def wanting(h, *names, **host):

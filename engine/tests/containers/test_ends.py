@@ -63,7 +63,7 @@ def test_attached_stream_ends_after_the_exit_is_recorded_and_the_network_is_rele
                 container.attach_waiters.clear()
                 waiter.joined.set(attach.Joined(ours, h.run))
             await theirs.send_all(b"output")
-            await theirs.aclose()  # the monitor has reported the exit; the daemon has not accounted for it yet
+            await theirs.aclose()  # the monitor has reported the exit; the daemon has not recorded the exit yet
             await wait_all_tasks_blocked()
             assert (client.received, client.at_the_end) == (b"output", None)
             h.run.monitor.exit(7)

@@ -233,7 +233,7 @@ def test_prune_removes_stopped_containers_only(tmp_path, monkeypatch):
     run_fast(main)
 
 
-# --- boot -----------------------------------------------------------------------------------------------------------
+# --- start of the daemon --------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(("table", "kept"), [("containers", True), ("volumes", False)])

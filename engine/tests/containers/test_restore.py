@@ -69,7 +69,7 @@ def test_daemon_knows_whether_any_container_is_alive(tmp_path, monkeypatch, what
     run_fast(main)
 
 
-# --- remains ------------------------------------------------------------------------------------------------------------
+# --- leftovers of earlier runs ------------------------------------------------------------------------------------------
 
 
 def test_processes_without_a_container_row_are_killed_and_their_run_directories_are_removed(tmp_path, monkeypatch):
