@@ -158,7 +158,9 @@ def test_stored_credentials_are_sent_with_a_build(daemon: RecordedDaemon, orlop:
         ([], "'orlop build' requires 1 argument"),
     ],
 )
-def test_invalid_arguments_send_no_request(daemon: RecordedDaemon, orlop: Any, words: list[str], message: str) -> None:
+def test_build_with_invalid_arguments_sends_no_request(
+    daemon: RecordedDaemon, orlop: Any, words: list[str], message: str
+) -> None:
     done = orlop("build", *words)
     assert done.code in (1, 125) and message in done.err
     assert daemon.requests == []
@@ -260,7 +262,7 @@ def test_ignored_directory_is_not_read(tmp_path: Path) -> None:
 # --- plugins ----------------------------------------------------------------------------------------------------------
 
 
-def test_unknown_command_runs_its_plugin(tmp_path: Path) -> None:
+def test_unknown_command_runs_the_cli_plugin_with_the_same_name(tmp_path: Path) -> None:
     plugin(tmp_path, "mine")
     done = called(tmp_path, "-H", "unix:///x.sock", "mine", "-f", "a", "--help", "b")
     path = tmp_path / "cli-plugins" / "docker-mine"

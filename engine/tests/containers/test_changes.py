@@ -120,7 +120,7 @@ def test_saves_of_a_containers_row_do_not_wait_for_each_other(tmp_path, monkeypa
     run_fast(main)
 
 
-def test_fields_published_during_a_commit_are_kept(tmp_path, monkeypatch):
+def test_record_fields_published_during_a_commit_are_kept(tmp_path, monkeypatch):
     """An exit takes no lock, and its row is committed after the row of the change."""
 
     async def main():

@@ -189,7 +189,7 @@ def test_execs_that_the_monitor_does_not_know_are_recorded_as_ended(tmp_path, mo
         ({"attach_stdin": True}, Attach(stdin=True, stdin_once=True, framed=True)),
     ],
 )
-def test_only_requested_streams_are_attached(tmp_path, monkeypatch, wanted, attach):
+def test_exec_attaches_only_the_requested_streams(tmp_path, monkeypatch, wanted, attach):
     async def main():
         async with engine_fixture(tmp_path, monkeypatch) as h:
             await h.containers.start(h.container)

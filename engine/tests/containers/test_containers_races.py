@@ -27,7 +27,7 @@ def test_removal_of_a_container_ends_every_wait_request(tmp_path, monkeypatch, c
     run_fast(main)
 
 
-def test_removal_ends_an_attach_to_a_container_that_never_started(tmp_path, monkeypatch):
+def test_attach_to_a_never_started_container_ends_when_the_container_is_removed(tmp_path, monkeypatch):
     async def main():
         async with engine_fixture(tmp_path, monkeypatch) as h, trio.open_nursery() as nursery:
             got = []

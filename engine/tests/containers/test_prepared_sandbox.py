@@ -84,7 +84,7 @@ def test_unused_prepared_sandbox_is_ended_after_a_while(tmp_path, monkeypatch):
     with_engine_fixture(tmp_path, monkeypatch, body)
 
 
-def test_removal_ends_the_prepared_sandbox(tmp_path, monkeypatch):
+def test_prepared_sandbox_is_ended_when_its_container_is_removed(tmp_path, monkeypatch):
     async def body(h, forge):
         prepared_sandbox.begin(h.ports, h.container, wanted(h), FakeRuntime())
         await wait_all_tasks_blocked()
@@ -120,7 +120,7 @@ def test_number_of_prepared_sandboxes_is_limited(tmp_path, monkeypatch):
     with_engine_fixture(tmp_path, monkeypatch, body)
 
 
-def test_failed_start_ends_the_prepared_sandbox(tmp_path, monkeypatch):
+def test_prepared_sandbox_is_ended_if_the_start_fails(tmp_path, monkeypatch):
     async def body(h, forge):
         monkeypatch.setattr(launch, "_wanted", lambda *of: wanted(h))
         h.engine.networks.plan_made = None

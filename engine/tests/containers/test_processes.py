@@ -86,7 +86,9 @@ async def _set_later(event: trio.Event) -> None:
     event.set()
 
 
-def test_ps_of_restricted_clients_is_limited_to_the_container(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_process_list_for_restricted_clients_contains_only_processes_of_the_container(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     asked: list[tuple[str, ...]] = []
     answers = {"refused": Outcome(1, b"", b"ps: -q cannot be combined"), "ended": Outcome(1, b"UID PID CMD\n")}
 

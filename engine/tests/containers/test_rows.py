@@ -120,7 +120,7 @@ def loaded(tmp_path, monkeypatch, rows, test, deciding=frozenset()):
     run_fast(main)
 
 
-def test_row_with_another_id_or_the_name_of_another_container_is_quarantined(tmp_path, monkeypatch):
+def test_row_with_a_wrong_id_or_a_name_in_use_is_quarantined(tmp_path, monkeypatch):
     """The daemon makes paths from the id, so a wrong id could lead outside of the container's directory."""
     good, other, second, third = (letter * 64 for letter in "abde")
     rows = {

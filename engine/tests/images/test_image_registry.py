@@ -141,7 +141,7 @@ def test_endpoints_depend_on_the_registry_mirrors_and_insecure_registries() -> N
     assert len(endpoints("192.0.2.1:5001/a", insecure=("192.0.2.1:5000", "198.51.100.0/24"))) == 1
 
 
-def test_plain_http_needs_all_addresses_in_insecure_ranges(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_plain_http_is_used_only_if_every_address_is_in_an_insecure_range(monkeypatch: pytest.MonkeyPatch) -> None:
     async def forged(name: str) -> list[str]:
         return ["127.0.0.1", "203.0.113.9"]
 

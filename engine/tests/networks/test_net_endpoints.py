@@ -169,7 +169,9 @@ def test_conflicting_network_modes_are_refused(networks_fixture: Callable[..., N
     networks_fixture(body)
 
 
-def test_running_container_is_connected_and_disconnected(networks_fixture: Callable[..., None]) -> None:
+def test_running_container_can_be_connected_to_and_disconnected_from_a_network(
+    networks_fixture: Callable[..., None],
+) -> None:
     async def body(h: NetworksFixture) -> None:
         await h.networks.create(request("two", "10.203.0.0/24"))
         sandbox = await h.start(1)
