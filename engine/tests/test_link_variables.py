@@ -10,7 +10,7 @@ def variables(*ports: str, alias: str = "d") -> list[str]:
     return [*of_link("web", alias, "10.0.0.4", exposed(ports), ("A=1", "NOT SET", "B=x=y", "HOME=/h", "PATH=/bin"))]
 
 
-def test_linked_port_becomes_variables() -> None:
+def test_environment_variables_describe_a_linked_port() -> None:
     assert variables("5432/tcp", alias="my-db.x") == [
         "MY_DB.X_PORT=tcp://10.0.0.4:5432",
         "MY_DB.X_PORT_5432_TCP=tcp://10.0.0.4:5432",
@@ -27,14 +27,14 @@ def test_link_without_ports_sets_variables_for_the_name_and_the_environment() ->
     assert variables() == ["D_NAME=/web/d", "D_ENV_A=1", "D_ENV_B=x=y"]
 
 
-def test_ports_are_in_order_and_tcp_is_first() -> None:
+def test_exposed_ports_are_sorted_by_number_and_tcp_precedes_udp() -> None:
     ports = ["81/udp", "100/tcp", "80/udp", "80/tcp", "9/sctp", "8000-8003/tcp", "nonsense", "x/tcp"]
     assert [f"{port.number}/{port.protocol}" for port in exposed(ports)] == [
         *("9/sctp", "80/tcp", "80/udp", "81/udp", "100/tcp", "8000-8003/tcp"),
     ]
 
 
-def test_variables_describe_three_consecutive_ports_as_a_range() -> None:
+def test_environment_variables_describe_three_consecutive_ports_as_a_range() -> None:
     assert variables("90/tcp", "81/udp", "80/tcp", "82/tcp")[:7] == [
         "D_PORT=tcp://10.0.0.4:80",
         "D_PORT_80_TCP_START=tcp://10.0.0.4:80",

@@ -105,7 +105,7 @@ def test_log_stream_without_follow_ends_after_the_last_record() -> None:
     trio.run(main)
 
 
-def test_backlog_is_sent_in_big_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_existing_log_records_are_sent_in_big_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
     class Slices:
         def __init__(self) -> None:
             self._left = 300
@@ -184,7 +184,7 @@ def test_followed_log_ends_when_the_time_until_is_reached() -> None:
     trio.run(main)
 
 
-def test_errors_before_the_first_byte_are_raised(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_log_error_before_the_first_byte_is_raised(monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(info: LogInfo, options: object, query: LogQuery) -> LogReader:
         raise NotImplementedHere("configured logging driver does not support reading")
 
@@ -218,7 +218,7 @@ class Failing:
 
 
 @pytest.mark.parametrize("multiplexed", [True, False])
-def test_errors_during_a_stream_are_sent_in_band(multiplexed: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_log_error_after_the_first_byte_is_sent_in_the_stream(multiplexed: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     async def main() -> None:
         driver, reader = FakeLog(), Failing()
         monkeypatch.setattr(driver, "open_reader", lambda *_: reader)

@@ -44,7 +44,7 @@ def _run(top: Path, test: Callable[[MonitorHost], Awaitable[None]]) -> None:
         zygote.close()
 
 
-def test_run_reports_output_and_exit(tmp_path: Path) -> None:
+def test_monitor_reports_output_and_exit_of_the_process(tmp_path: Path) -> None:
     async def test(host: MonitorHost) -> None:
         case, output = await host.run(["sh", "-c", "echo out; echo err >&2; exit 5"])
         assert output == {1: b"out\n", 2: b"err\n"}
@@ -68,7 +68,7 @@ def test_exit_code_of_a_process_killed_by_a_signal_is_128_plus_the_signal(tmp_pa
     _run(tmp_path, test)
 
 
-def test_failed_start_is_reported(tmp_path: Path) -> None:
+def test_monitor_reports_a_failed_start(tmp_path: Path) -> None:
     async def test(host: MonitorHost) -> None:
         case = await host.case(["nosuch"])
         with pytest.raises(StartFailed) as failure:
@@ -92,7 +92,7 @@ def test_missing_runtime_is_reported(tmp_path: Path) -> None:
     _run(tmp_path, test)
 
 
-def test_an_unknown_log_driver_fails_the_start(tmp_path: Path) -> None:
+def test_start_with_an_unknown_log_driver_fails(tmp_path: Path) -> None:
     async def test(host: MonitorHost) -> None:
         case = await host.case(["true"], log=Log("nosuch", LogInfo("i", "n", "i", "i", "c", "t", str(host.top))))
         with pytest.raises(StartFailed, match=r"failed to initialize logging driver: .*nosuch"):
@@ -148,7 +148,7 @@ def test_a_client_without_input_may_half_close(tmp_path: Path) -> None:
     _run(tmp_path, test)
 
 
-def test_output_of_a_terminal_is_raw(tmp_path: Path) -> None:
+def test_output_of_a_terminal_is_one_stream_with_carriage_returns(tmp_path: Path) -> None:
     async def test(host: MonitorHost) -> None:
         # The monitor sets the size when it gets the terminal; the fake runtime does not wait for that
         script = 'while [ "$(stty size)" = "0 0" ]; do sleep 0.01; done; stty size; echo err >&2'
@@ -230,7 +230,7 @@ def test_monitor_serves_a_listening_socket_that_the_daemon_handed_over(tmp_path:
     _run(tmp_path, test)
 
 
-def test_client_that_subscribes_after_the_exit_gets_the_exit(tmp_path: Path) -> None:
+def test_every_subscribed_client_is_told_of_the_exit(tmp_path: Path) -> None:
     async def test(host: MonitorHost) -> None:
         case = await host.case(["sleep", "60"])
         await case.start()
@@ -246,7 +246,7 @@ def test_client_that_subscribes_after_the_exit_gets_the_exit(tmp_path: Path) -> 
     _run(tmp_path, test)
 
 
-def test_invalid_message_closes_its_connection_only(tmp_path: Path) -> None:
+def test_invalid_message_closes_only_the_connection_of_its_sender(tmp_path: Path) -> None:
     async def test(host: MonitorHost) -> None:
         case = await host.case(["sleep", "60"])
         await case.start()

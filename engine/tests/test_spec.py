@@ -165,7 +165,7 @@ def test_invalid_seccomp_profiles_are_refused(text):
         seccomp.parse(text, ())
 
 
-def test_privileged_spec_masks_nothing():
+def test_spec_of_a_privileged_container_masks_no_paths_and_denies_no_devices():
     spec = make(HostConfig(privileged=True))
     assert spec["linux"]["maskedPaths"] == [] and spec["linux"]["readonlyPaths"] == []
     assert spec["linux"]["resources"]["devices"] == [{"allow": True, "access": "rwm"}]

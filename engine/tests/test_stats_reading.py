@@ -29,7 +29,7 @@ V2 = {
 }
 
 
-def test_cgroup_v2_is_read(tmp_path):
+def test_stats_are_read_from_cgroup_v2(tmp_path):
     found = Source.find([tree(tmp_path / "c", V2)]).read()
     times = {"total": 3_000_000, "kernel": 1_000_000, "user": 2_000_000}
     assert found.cpu == reading.Cpu(**times, periods=5, throttled_periods=2, throttled=7000)
@@ -38,7 +38,7 @@ def test_cgroup_v2_is_read(tmp_path):
     assert found.io == [(8, 0, "read", 10), (8, 0, "write", 20)]
 
 
-def test_cgroup_v1_of_a_hybrid_host_is_read(tmp_path):
+def test_stats_are_read_from_cgroup_v1_on_a_hybrid_host(tmp_path):
     source = Source.find(
         [
             tree(tmp_path / "unified", {"cgroup.procs": "", "cpu.stat": "usage_usec 9\n"}),
@@ -86,7 +86,7 @@ def test_stats_of_a_removed_cgroup_are_zero(tmp_path):
     assert Source.find([str(tmp_path / "never")]) == Source()
 
 
-def test_usage_of_the_host_is_read():
+def test_processor_time_of_the_host_is_read():
     assert reading.system_cpu(2) > reading.system_cpu(1) > 0 and reading.online_cpus() >= 1
     assert "lo" not in reading.networks(1)
 

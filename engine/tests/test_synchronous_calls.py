@@ -51,7 +51,7 @@ async def settled(gate):
         await trio.sleep(0.001)
 
 
-def test_method_that_hangs_fails_at_its_deadline_and_the_loop_goes_on():
+def test_method_that_hangs_fails_at_its_deadline_and_the_event_loop_goes_on():
     async def main():
         with hanging() as hang:
             gate, driver = log_driver(hang)
@@ -74,7 +74,7 @@ def test_method_that_hangs_fails_at_its_deadline_and_the_loop_goes_on():
     trio.run(main)
 
 
-def test_method_runs_on_a_thread():
+def test_method_of_a_plugin_runs_on_a_thread():
     threads = []
     _, driver = log_driver(lambda: threads.append(threading.current_thread()))
     trio.run(asked, driver.validate, {})
@@ -116,7 +116,7 @@ def test_calls_fail_immediately_after_three_calls_in_a_row_have_hung():
     trio.run(main)
 
 
-def test_threads_of_a_plugin_that_hangs_are_limited(monkeypatch):
+def test_number_of_threads_of_a_hanging_plugin_is_limited(monkeypatch):
     """Calls beyond the limit wait for a thread, and end at the deadline as well."""
     monkeypatch.setattr(calls, "THREADS", 2)
     began = []
@@ -138,7 +138,7 @@ def test_threads_of_a_plugin_that_hangs_are_limited(monkeypatch):
     trio.run(main)
 
 
-def test_a_cancelled_caller_does_not_wait():
+def test_cancelled_caller_does_not_wait_for_a_hanging_method():
     async def main():
         with hanging() as hang:
             gate, driver = log_driver(hang)
@@ -185,7 +185,7 @@ def test_call_that_raises_an_error_does_not_count_as_hanging():
     trio.run(main)
 
 
-def test_late_answer_is_discarded():
+def test_answer_after_the_deadline_is_discarded():
     async def main():
         with hanging() as hang:
             gate, driver = log_driver(hang)

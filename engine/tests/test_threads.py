@@ -56,7 +56,7 @@ async def pass_time(seconds: float) -> None:
     await wait_all_tasks_blocked()
 
 
-def test_concurrent_short_calls_are_limited() -> None:
+def test_number_of_concurrent_short_calls_is_limited() -> None:
     kind = Abandonable("test", 8, turns=2)
     at_once, most, lock = 0, 0, threading.Lock()
 
@@ -78,7 +78,7 @@ def test_concurrent_short_calls_are_limited() -> None:
     assert most == 2
 
 
-def test_hanging_call_releases_its_slot() -> None:
+def test_call_that_has_hung_for_some_time_no_longer_delays_other_calls() -> None:
     kind = Abandonable("test", 4, turns=2)
 
     async def main(device: Device) -> None:

@@ -119,7 +119,7 @@ def test_anonymous_volumes_have_random_names_and_a_label(run: Run) -> None:
         (("data", "fake"), Conflict, "create data: driver 'local' already has volume 'data': volume name must be unique"),
     ],
 )
-def test_invalid_creates_are_refused_with_dockers_messages(
+def test_invalid_create_requests_are_refused_with_the_error_messages_of_docker(
     run: Run, arguments: tuple[Any, ...], error: type[Exception], text: str
 ) -> None:
     async def test(world: World) -> None:

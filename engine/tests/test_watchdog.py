@@ -40,7 +40,7 @@ def in_case(monkeypatch, test):
     run_fast(main)
 
 
-def test_stopped_monitor_is_detected_and_explained(monkeypatch):
+def test_stopped_monitor_is_detected_and_the_error_says_how_to_resume_the_process(monkeypatch):
     async def test(case):
         case.stopped = True
         await case.fails_within(

@@ -170,7 +170,7 @@ def test_full_disk_is_reported_and_later_commits_succeed(tmp_path: Path) -> None
 
 
 class FullDisk:
-    """Simulates a full disk by SQLite's page limit. Each step that the reserve frees raises the limit."""
+    """Simulates a full disk by SQLite's page limit. When a part of the disk reserve is freed, the limit is raised."""
 
     def __init__(self, store: Store, monkeypatch: pytest.MonkeyPatch, more: int = 2) -> None:
         self._connection = store._connection

@@ -43,18 +43,18 @@ def test_question_is_parsed():
         query("web", ident=1)[:12] + b"\x3f" + b"a" * 300,
     ],
 )
-def test_malformed_questions_are_ignored(data):
+def test_malformed_dns_questions_are_ignored(data):
     assert wire.question(data) is None
 
 
-def test_unsupported_queries_are_refused():
+def test_unsupported_dns_queries_are_refused():
     assert wire.refusal(b"short") == b"" and wire.refusal(query("web", flags=0x8000)) == b""
     assert wire.rcode(wire.refusal(query("web", flags=0x2800))) == 4
     refused = wire.refusal(query("web", klass=3))
     assert refused[:2] == b"\0\7" and wire.rcode(refused) == 1 and len(refused) == 12
 
 
-def test_damaged_queries_raise_no_exception():
+def test_damaged_dns_queries_raise_no_exception():
     noise = random.Random(3)
     for _ in range(3000):
         data = bytearray(query("web.example", edns=900))

@@ -79,7 +79,7 @@ def test_entries_of_the_splitter_equal_those_of_the_byte_by_byte_model(feeds: li
 
 
 @given(outputs)
-def test_partial_blocks_are_bounded_and_without_newlines(feeds: list[bytes]) -> None:
+def test_pieces_of_long_lines_have_a_bounded_length_and_contain_no_newline(feeds: list[bytes]) -> None:
     for block in split(feeds):
         assert block.data
         if block.partial:

@@ -62,7 +62,7 @@ def test_block_of_output_larger_than_the_buffer_is_accepted() -> None:
     assert (disk.written, writer.dropped) == ([b"larger"], 0)
 
 
-def test_hanging_disk_does_not_block_close(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_hanging_disk_does_not_delay_the_close_of_a_log(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ring, "_LAST_WRITES", 0.05)
     disk = Disk()
     writer = RingWriter(disk, 10)

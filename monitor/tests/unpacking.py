@@ -116,7 +116,7 @@ def content(data: bytes) -> bytes:
 
 
 def pax(*records: tuple[bytes, bytes]) -> bytes:
-    """An extended header for the entry after it."""
+    """A pax extended header, which applies to the next entry."""
     data = b""
     for key, value in records:
         rest = len(key) + len(value) + 3

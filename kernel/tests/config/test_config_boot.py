@@ -26,7 +26,7 @@ def record(message: str, *args: object) -> logging.LogRecord:
     return logging.LogRecord("orlop.x", logging.WARNING, "f", 1, message, args, None)
 
 
-def test_log_messages_are_written_as_one_line() -> None:
+def test_each_log_message_is_written_as_one_line() -> None:
     line = logs._Text().format(record("name %s", "a\nERROR forged"))
     assert "\n" not in line
     assert line.endswith("warn  name a\\nERROR forged")
@@ -48,7 +48,7 @@ def test_journal_lines_have_a_priority_and_no_time() -> None:
     assert logs._Journal(logs._Json()).format(record("x")).startswith('<4>{"level":"warn"')
 
 
-def test_journal_is_recognized_by_its_socket(tmp_path: Path) -> None:
+def test_journal_is_recognized_by_device_and_inode_of_its_socket(tmp_path: Path) -> None:
     with (tmp_path / "log").open("w") as file:
         info = os.fstat(file.fileno())
         assert logs._is_journal(file.fileno(), f"{info.st_dev}:{info.st_ino}")
@@ -78,7 +78,7 @@ def test_stale_pid_file_is_replaced(tmp_path: Path) -> None:
             assert path.read_text() == f"{os.getpid()}\n"
 
 
-def test_pid_file_of_a_running_daemon_is_refused(tmp_path: Path) -> None:
+def test_start_is_refused_if_the_pid_file_belongs_to_a_running_daemon(tmp_path: Path) -> None:
     program = "print(flush=True); input()"
     child = subprocess.Popen([sys.executable, "-c", program, "orlopd"], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
     try:
@@ -192,13 +192,15 @@ def test_missing_parts_of_a_tcp_address_have_defaults() -> None:
     assert exposure.split_tcp(":5", False) == ("localhost", 5)
 
 
-def test_empty_host_means_the_default_socket(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_empty_value_of_the_option_host_means_the_default_socket(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("orlop_kernel.config.model.DEFAULT_HOST", f"unix://{tmp_path}/s")
     for hosts in (("",), (" ", f"unix://{tmp_path}/s")):
         assert opened(Config(hosts=hosts, group=str(os.getgid())))[1:] == [0o660]
 
 
-def test_reload_checks_the_hosts_of_the_next_start(caplog: pytest.LogCaptureFixture) -> None:
+def test_reload_checks_the_addresses_on_which_the_daemon_will_listen_after_a_restart(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
     running = Config(hosts=("unix:///x",), group="0")
     listen.check(running, running)
     for wanted, text in (
@@ -238,7 +240,7 @@ def test_second_daemon_cannot_listen_on_the_same_socket(tmp_path: Path) -> None:
             opened(Config(hosts=(f"unix://{tmp_path}/s",), group="0"))
 
 
-def test_all_sockets_are_closed_when_one_host_fails(tmp_path: Path) -> None:
+def test_all_sockets_are_closed_when_one_address_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError):
         opened(Config(hosts=(f"unix://{tmp_path}/s", "tcp://0.0.0.0:0"), group="0"))
     assert not (tmp_path / "s").exists()
@@ -248,7 +250,7 @@ def orlopd(*argv: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run([sys.executable, "-m", "orlop_kernel", *argv], capture_output=True, text=True, timeout=30)
 
 
-def test_help_version_and_validate_print_and_exit(tmp_path: Path) -> None:
+def test_options_help_and_version_and_validate_print_text_and_end_the_program(tmp_path: Path) -> None:
     good, bad = tmp_path / "good.json", tmp_path / "bad.json"
     good.write_text('{"debug": true}')
     bad.write_text('{"debug": "yes"}')

@@ -154,7 +154,7 @@ async def answer(stream: trio.SocketStream, request: bytes = GET) -> bytes:
 
 
 @pytest.mark.parametrize("beginning", [b"", b"GET / HTTP/1.1\r\nHost: d\r\nX-Slow: "])
-def test_idle_connections_are_closed_in_favour_of_new_ones(tmp_path: Path, beginning: bytes) -> None:
+def test_idle_connections_are_closed_in_favour_of_new_connections(tmp_path: Path, beginning: bytes) -> None:
     """The idle clients send nothing, or an incomplete request. The last client to connect is answered."""
 
     async def body(server: Server, path: str) -> None:
@@ -174,7 +174,7 @@ def test_idle_connections_are_closed_in_favour_of_new_ones(tmp_path: Path, begin
     serving(tmp_path, FEW, body)
 
 
-def test_answer_is_503_when_no_connection_is_idle(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_new_client_gets_503_when_no_other_connection_is_idle(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     async def body(server: Server, path: str) -> None:
         gate = trio.Event()
 

@@ -44,7 +44,7 @@ def talk(handler: Handler, client: Callable[[Client], Awaitable[None]], limits: 
 
 
 def conversation(handler: Handler, sent: bytes, limits: Limits | None = None, *, eof: bool = False) -> bytes:
-    """The bytes that the server sends, until it sends no more."""
+    """All bytes that the server sends in answer to the bytes `sent`."""
     got = bytearray()
 
     async def client(stream: Client) -> None:

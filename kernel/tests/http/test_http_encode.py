@@ -47,7 +47,9 @@ def test_204_and_304_have_neither_body_nor_length(status: int) -> None:
         ("1.0", False, b""),
     ],
 )
-def test_connection_header_is_sent_only_where_needed(version: str, keep: bool, line: bytes) -> None:
+def test_connection_header_is_sent_only_if_it_differs_from_the_default_of_the_http_version(
+    version: str, keep: bool, line: bytes
+) -> None:
     for got in (
         encode.whole(version, 200, (), b"", head_only=False, keep=keep),
         encode.stream_head(version, 200, (), keep=keep),

@@ -29,7 +29,7 @@ async def ok(request: Request) -> Answer:
 
 
 def serving(tmp_path: Path, handler: Handler, body: Callable[[Server, str], Awaitable[None]]) -> None:
-    """Run `body` while a server answers at a unix socket, then drain without grace."""
+    """Run `body` while a server answers at a unix socket, then drain the server without a grace period."""
     path = str(tmp_path / "s.sock")
 
     async def main() -> None:
@@ -182,7 +182,7 @@ def test_drain_cancels_requests_at_its_deadline(tmp_path: Path) -> None:
     serving(tmp_path, handler, body)
 
 
-def test_failing_connection_does_not_affect_others(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_failing_connection_does_not_affect_other_connections(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     async def handler(request: Request) -> Answer:
         if request.method == "POST":
             return None  # type: ignore[return-value]  # a faulty handler

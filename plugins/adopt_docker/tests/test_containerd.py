@@ -107,8 +107,8 @@ class ContainerdStore:
         return str(target["digest"])
 
     def add_platforms(self) -> tuple[list[str], str]:
-        """Add `multi:1`, which refers to an index. It lists manifests of another platform and of this platform (with an
-        attestation), a manifest that is not unpacked, and a manifest that was not pulled. Returns the digests of the
+        """Add `multi:1`, which refers to an index. The index lists manifests of another platform and of this platform (with
+        an attestation), a manifest that is not unpacked, and a manifest that was not pulled. Returns the digests of the
         first two manifests, and the digest of the index."""
         other, mine = self._manifest([b"other"], Platform("linux", "s390x")), self._manifest([b"mine"])
         packed = self._manifest([b"packed"], Platform("linux", "riscv64"))

@@ -98,7 +98,7 @@ def config(converted: Converted) -> dict[str, Any]:
 
 
 def operations(definition: pb.Definition) -> list[tuple[str, pb.Op]]:
-    """The digests and operations of a graph, without the last operation, which only names the result."""
+    """The digests and operations of a graph, without the last operation, which only refers to the result."""
     found = []
     for data in getattr(definition, "def"):
         op = pb.Op()

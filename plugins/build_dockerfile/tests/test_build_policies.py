@@ -17,7 +17,7 @@ def given(text: str) -> Collection:
 
 
 def test_gc_policies_are_read_from_daemon_json() -> None:
-    """The example of Docker's documentation."""
+    """This configuration is an example in Docker's documentation."""
     found = policies(
         given(
             '{"builder": {"gc": {"enabled": true, "defaultKeepStorage": "10GB", "policy": ['

@@ -36,7 +36,7 @@ METADATA = {"created_by": "ENV", "empty_layer": True}
 def test_history_entries_without_a_layer_get_the_time_of_the_nearest_layer(
     entries: list[dict[str, Any]], created: list[str]
 ) -> None:
-    """So the image of a fully cached build does not depend on the time of the build."""
+    """As a result, the image of a fully cached build does not depend on the time of the build."""
     number = sum("empty_layer" not in entry for entry in entries)
     times = iter((100.0, 200.0))
     layers = [BuiltLayer(f"sha256:{n}", 0 if entries[0] is BASE and n == 0 else next(times)) for n in range(number)]
