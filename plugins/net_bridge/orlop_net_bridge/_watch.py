@@ -29,23 +29,24 @@ _BUFFER = 1 << 18
 
 def _messages(data: bytes) -> Iterator[tuple[int, bytes]]:
     """Yields the type and the encoded attributes of each message in a datagram."""
-    while len(data) >= 16:
-        size, kind = struct.unpack_from("=IH", data)
+    begin = 0
+    while len(data) - begin >= 16:
+        size, kind = struct.unpack_from("=IH", data, begin)
         if size < 16:
             return
-        yield kind, data[20:size]  # 16 bytes of struct nlmsghdr, and 4 bytes of struct nfgenmsg
-        data = data[size + 3 & ~3 :]
+        yield kind, data[begin + 20 : begin + size]  # after 16 bytes of struct nlmsghdr, and 4 bytes of struct nfgenmsg
+        begin += size + 3 & ~3
 
 
 def _names(data: bytes) -> dict[int, str]:
     """Maps the numbers of the attributes to their values as text. The attributes that this module uses are texts."""
-    found = {}
-    while len(data) >= 4:
-        size, kind = struct.unpack_from("=HH", data)
+    found, begin = {}, 0
+    while len(data) - begin >= 4:
+        size, kind = struct.unpack_from("=HH", data, begin)
         if size < 4:
             break
-        found[kind & 0x3FFF] = data[4:size].rstrip(b"\0").decode("utf-8", "replace")
-        data = data[size + 3 & ~3 :]
+        found[kind & 0x3FFF] = data[begin + 4 : begin + size].rstrip(b"\0").decode("utf-8", "replace")
+        begin += size + 3 & ~3
     return found
 
 
