@@ -58,25 +58,26 @@ def next_command(error: CliError) -> str:
     held = codes.held_port(error.message)
     engine = error.source.fork()
     try:
-        return _holder(engine, *held) if held else ""
+        return _holder(engine, *held, named="is held by" in error.message) if held else ""
     except (CliError, OSError, LookupError, TypeError):
         return ""
     finally:
         engine.close()
 
 
-def _holder(engine: Engine, port: int, protocol: str) -> str:
+def _holder(engine: Engine, port: int, protocol: str, named: bool) -> str:
+    """What uses the port, unless the daemon has `named` it, and the next command."""
     from orlop_cli.explain import gather, ports
 
     everything = gather.containers(engine)
     for one in everything:
         if any(used.get("PublicPort") == port and used.get("Type") == protocol for used in one.get("Ports") or []):
             name = one["Names"][0].removeprefix("/")
-            return f"\nport {port} is held by container {name}\nTo free the port: orlop stop {name}"
+            return ("" if named else f"\nport {port} is held by container {name}") + f"\nTo free the port: orlop stop {name}"
     names = {one["Id"]: one["Names"][0].removeprefix("/") for one in everything}
     for holder in gather.port_holders(engine, port, protocol):
         after = f"\nTo see the process: ps -fp {holder.pid}" if holder.pid else ""
-        return f"\nport {port} is held by {ports.words(holder, names)}{after}"
+        return ("" if named else f"\nport {port} is held by {ports.words(holder, names)}") + after
     return ""
 
 

@@ -33,11 +33,11 @@ class BuildRestrictions(msgspec.Struct, frozen=True):
 class Restrictions(msgspec.Struct, frozen=True):
     """By default the caller has no restrictions.
 
-    `hide_host`: `top` shows the pids inside the container, not the host's pids. `labels` are added to every object that the
-    call creates. `check_volume` is called with each volume that the call finds or creates, and raises if the caller may not
-    use this volume. `images` decides which names and images the caller may use. `refuse` returns the error for an address to
-    which the daemon must not connect on behalf of the caller; None allows every address. `builds` are additional
-    restrictions of builds."""
+    `hide_host`: `top` shows the pids inside the container, not the host's pids, and errors name no process or container
+    that holds a port. `labels` are added to every object that the call creates. `check_volume` is called with each volume
+    that the call finds or creates, and raises if the caller may not use this volume. `images` decides which names and
+    images the caller may use. `refuse` returns the error for an address to which the daemon must not connect on behalf of
+    the caller; None allows every address. `builds` are additional restrictions of builds."""
 
     hide_host: bool = False
     labels: Mapping[str, str] = {}

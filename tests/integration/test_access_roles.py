@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 import stat
 import subprocess
 from collections.abc import Iterator
@@ -270,6 +271,16 @@ def test_answers_do_not_reveal_paths_of_the_host(engine_fixture: EngineFixture) 
         said.add((status, answer["message"].replace(path, "PATH")))
     assert {status for status, _ in said} == {403}
     assert len(said) == 2
+
+
+def test_error_about_a_held_port_does_not_name_the_process(engine_fixture: EngineFixture) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as held:
+        port = held.getsockname()[1]
+        argv = ("run", "--rm", "-p", f"127.0.0.1:{port}:80", BUSYBOX, "true")
+        for policy in ("ci", "web"):
+            refused = engine_fixture.denied(policy, *argv)
+            assert ("address already in use" in refused, "is held by" in refused) == (True, False)
+        assert f"(port {port} is held by" in engine_fixture.engine.docker(*argv).err
 
 
 def test_top_does_not_show_processes_of_the_host(engine_fixture: EngineFixture) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import socket
 from collections.abc import Callable
 
@@ -118,11 +119,13 @@ def test_published_port_that_is_in_use_is_refused(engine: Engine, name: str) -> 
         assert f"Bind for 0.0.0.0:{port} failed: port is already allocated" in result.err or (
             f"0.0.0.0:{port}" in result.err and "address already in use" in result.err
         )
+        assert re.search(rf"\(port {port} is held by .+, pid {os.getpid()}\)", result.err)
         assert engine.state(name) == "created"
     assert engine.ok("start", name) == name
     result = engine.docker("run", "-d", "--name", f"{name}b", "-p", f"{port}:80", *SLEEP)
     assert result.code == 125
-    assert f"Bind for 0.0.0.0:{port} failed: port is already allocated" in result.err
+    refusal = f"Bind for 0.0.0.0:{port} failed: port is already allocated"
+    assert f"{refusal} (port {port} is held by container {name})" in result.err
     assert engine.state(f"{name}b") == "created"
     engine.ok("rm", "-f", name)
     engine.ok("start", f"{name}b")

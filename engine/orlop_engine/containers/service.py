@@ -168,6 +168,12 @@ class Containers:
         """The containers that a list request selects: see `listing.select`."""
         return listing.select(self.ports, everything=everything, limit=limit, filters=filters)
 
+    async def port_holder(self, error: BaseException) -> str:
+        """The user of the host port that has caused the error: see `port_holders.describe`."""
+        from . import port_holders
+
+        return await port_holders.describe(self.ports, error)
+
     def summary(self, container: Container) -> details.Summary:
         """The values that a list shows of a container. They do not change until the container's `revision` or
         `images_revision` changes."""

@@ -33,7 +33,7 @@ from orlop_sdk import (
 )
 
 from . import planning
-from .ports import Bound, PortAllocator, PortBindings, Wanted, wanted_ports
+from .ports import Bound, PortAllocator, PortBindings, PortInUse, Wanted, wanted_ports
 from .records import AttachedEndpoint, NetworkRecord, Plan, PlannedEndpoint, Sandbox
 from .state import Network, mac_for, new_id, reported_addresses
 
@@ -172,10 +172,12 @@ class Attachments:
         try:
             bound = await self._ports.allocate(wanted, options.get(_BINDING, ""), _routed(options))
         except OrlopError as error:
-            raise DriverError(
+            text = (
                 f"{_FAILED}driver failed programming external connectivity on endpoint "
                 f"{plan.container_name} ({planned.endpoint.id}): {error}"
-            ) from error
+            )
+            failure = PortInUse(text, error.port, error.protocol) if isinstance(error, PortInUse) else DriverError(text)
+            raise failure from error
         for each in bound:
             if each.socket is not None:
                 plan.sockets.append(each.socket)

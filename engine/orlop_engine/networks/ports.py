@@ -22,7 +22,7 @@ from orlop_engine.types.containers import PortBinding
 from orlop_sdk import DriverError, InvalidParameter, PublishedPort
 from orlop_sdk.numbers import natural
 
-__all__ = ["Bound", "PortAllocator", "Wanted", "normal_ports", "parse_port", "wanted_ports"]
+__all__ = ["Bound", "PortAllocator", "PortInUse", "Wanted", "normal_ports", "parse_port", "wanted_ports"]
 
 _PROTOCOLS = ("tcp", "udp", "sctp")
 _BACKLOG = 4096  # the kernel reduces this to net.core.somaxconn
@@ -137,7 +137,20 @@ def wanted_ports(exposed: Iterable[str], bindings: PortBindings, publish_all: bo
 
 
 class PortTaken(Exception):
-    """A candidate port is not available. The message is the same as Docker's."""
+    """A candidate port is not available. The message is the same as Docker's. `is_used`: a container or another program
+    uses the port."""
+
+    def __init__(self, message: str, *, is_used: bool) -> None:
+        super().__init__(message)
+        self.is_used = is_used
+
+
+class PortInUse(DriverError):
+    """A container or another program uses the host port."""
+
+    def __init__(self, message: str, port: int = 0, protocol: str = "") -> None:
+        super().__init__(message)
+        self.port, self.protocol = port, protocol
 
 
 def ephemeral_range() -> tuple[int, int]:
@@ -269,7 +282,7 @@ class PortAllocator:
         return [address]
 
     def _allocate_one(self, want: Wanted, addresses: list[str], ephemeral: _Ephemeral | None) -> list[Bound]:
-        failure = "no free port"
+        failure, used = "no free port", 0
         tries = 0
         candidates = range(want.low, want.high + 1) if want.low or ephemeral is None else ephemeral
         for port in candidates:
@@ -278,11 +291,11 @@ class PortAllocator:
             try:
                 return self._take(want, addresses, port)
             except PortTaken as taken:
-                failure = str(taken)
+                failure, used = str(taken), port if taken.is_used else 0
                 tries += not want.low
                 if tries >= _TRIES:
                     break
-        raise DriverError(failure)
+        raise PortInUse(failure, used, want.protocol) if used else DriverError(failure)
 
     def _take(self, want: Wanted, addresses: list[str], port: int) -> list[Bound]:
         found: list[Bound] = []
@@ -296,7 +309,8 @@ class PortAllocator:
                     if address == "::" and len(addresses) == 2 and error.errno in (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT):
                         continue
                     raise PortTaken(
-                        f"failed to bind host port {_shown(address)}:{port}/{want.protocol}: {_reason(error)}"
+                        f"failed to bind host port {_shown(address)}:{port}/{want.protocol}: {_reason(error)}",
+                        is_used=error.errno == errno.EADDRINUSE,
                     ) from error
                 published = PublishedPort(want.protocol, address, port, want.container_port)
                 self._taken.setdefault((want.protocol, port), []).append(ipaddress.ip_address(address))
@@ -313,7 +327,7 @@ class PortAllocator:
         new = ipaddress.ip_address(address)
         for held in self._taken.get((protocol, port), ()):
             if held.version == new.version and (held == new or held.is_unspecified or new.is_unspecified):
-                raise PortTaken(f"Bind for {_shown(address)}:{port} failed: port is already allocated")
+                raise PortTaken(f"Bind for {_shown(address)}:{port} failed: port is already allocated", is_used=True)
 
     def adopt(self, ports: Iterable[PublishedPort]) -> None:
         """Record the ports of running containers."""

@@ -21,7 +21,7 @@ from orlop_kernel.http.messages import Answer, Hijack, RawStream, Response, Stre
 from orlop_kernel.routing.call import Call
 from orlop_kernel.routing.router import Route
 from orlop_monitor.protocol import Attach
-from orlop_sdk import Conflict, InvalidParameter, NotFound, OrlopError
+from orlop_sdk import Conflict, DriverError, InvalidParameter, NotFound, OrlopError
 
 from . import container_mac, older_versions
 from .container_views import ContainerViews
@@ -133,7 +133,18 @@ class _Routes:
 
     async def start(self, call: Call) -> Answer:
         await _refuse_body(call)
-        await self.engine.run(self.containers.start, self._of(call), call.arg("checkpoint"), call.arg("checkpoint-dir"))
+        start = partial(self.containers.start, self._of(call), call.arg("checkpoint"), call.arg("checkpoint-dir"))
+        return await self._started(call, start)
+
+    async def _started(self, call: Call, start: Callable[[], Awaitable[None]]) -> Answer:
+        """If a host port is in use, the error names the container or the process that uses the port."""
+        try:
+            await self.engine.run(start)
+        except DriverError as error:
+            holder = "" if restrictions(call).hide_host else await self.containers.port_holder(error)
+            if holder:
+                raise DriverError(f"{error} ({holder})") from error
+            raise
         return NO_CONTENT
 
     async def create_checkpoint(self, call: Call) -> Answer:
@@ -159,8 +170,7 @@ class _Routes:
         return NO_CONTENT
 
     async def restart(self, call: Call) -> Answer:
-        await self.engine.run(self.containers.restart, self._of(call), *self._timing(call))
-        return NO_CONTENT
+        return await self._started(call, partial(self.containers.restart, self._of(call), *self._timing(call)))
 
     async def kill(self, call: Call) -> Answer:
         try:
