@@ -7,6 +7,7 @@ import hashlib
 import os
 import tarfile
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -88,5 +89,37 @@ def test_context_is_uploaded_again_after_the_disk_was_full(full: Full, tmp_path:
     shown = engine.docker("run", "--rm", "--network=none", "sent:1", "cat", "/c/small", "/c/big").stdout
     assert shown == b"small\n" + (context / "big").read_bytes()
     engine.ok("rmi", "sent:1")
+    engine.ok("builder", "prune", "-af")
+    nothing_left(engine)
+
+
+def test_builder_on_a_full_disk_says_so_and_keeps_its_cache(full: Full) -> None:
+    """The first builder cannot make its directories, the second one cannot change its cache."""
+    engine, _ = full
+    text = "FROM busybox\nRUN echo kept > /file\n"
+    hog = engine.data_root.parent / "hog"
+
+    def fill() -> None:
+        with hog.open("wb", buffering=0) as file, suppress(OSError):
+            while True:
+                file.write(bytes(4096))
+        assert os.statvfs(hog.parent).f_bavail == 0
+
+    fill()
+    for _ in range(2):
+        result = build(engine, text)
+        assert result.code != 0 and "cannot open the build cache: " in result.err, result.err[-800:]
+        assert NO_SPACE in result.err.lower()
+    hog.unlink()
+    assert build(engine, text).code == 0
+    engine.restart()  # the builder ends with the daemon
+    fill()
+    for _ in range(2):
+        result = build(engine, text.replace("kept", "new"))
+        assert result.code != 0 and NO_SPACE in result.err, result.err[-800:]
+    hog.unlink()
+    again = build(engine, text)
+    assert again.code == 0 and "CACHED" in again.err, again.err[-800:]
+    assert not [*engine.data_root.rglob("*.damaged-*")]
     engine.ok("builder", "prune", "-af")
     nothing_left(engine)

@@ -12,6 +12,8 @@ from typing import Any, NamedTuple
 
 import msgspec
 
+from orlop_sdk import DriverError
+
 __all__ = ["CacheFile", "References", "StoredRecord", "references"]
 
 _log = logging.getLogger("orlop.build")
@@ -63,15 +65,27 @@ def references(path: str) -> References:
     return References(frozenset(path for path, _ in rows if path), frozenset(filter(None, keys)), is_known=True)
 
 
+def _failure_of_the_disk(error: sqlite3.Error, what: str) -> DriverError | None:
+    """The error for users if the disk is full or fails; None if the content of the file is wrong."""
+    code = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_CORRUPT)
+    if code in (sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR_SHMSIZE):
+        return DriverError(f"{what} the build cache: no space left on device")
+    if code & 0xFF in (sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_PERM, sqlite3.SQLITE_READONLY):
+        return DriverError(f"{what} the build cache: {error}")
+    return None
+
+
 class CacheFile:
-    """Opens or makes the file. An unreadable file is renamed and replaced by an empty file, because the content of a cache
-    may be lost."""
+    """Opens or makes the file. A damaged file is renamed and replaced by an empty file, because the content of a cache may
+    be lost. Raises DriverError if the disk is full or fails, because the file may be in order."""
 
     def __init__(self, path: str) -> None:
         self._path = path
         try:
             self._db = self._open()
         except sqlite3.DatabaseError as error:
+            if failure := _failure_of_the_disk(error, "cannot open"):
+                raise failure from error
             _log.error("cannot read the build cache %s: %s; starting with an empty cache", path, error)
             for suffix in ("", "-wal", "-shm"):
                 with contextlib.suppress(FileNotFoundError):
@@ -126,14 +140,17 @@ class CacheFile:
 
     def write(self, statements: Iterable[Statement]) -> None:
         """Execute all statements, or none of them."""
-        self._db.execute("BEGIN IMMEDIATE")
         try:
+            self._db.execute("BEGIN IMMEDIATE")
             for sql, values in statements:
                 self._db.execute(sql, values)
-        except BaseException:
-            self._db.execute("ROLLBACK")
+            self._db.execute("COMMIT")
+        except BaseException as error:
+            if self._db.in_transaction:  # SQLite itself rolls back after some errors
+                self._db.execute("ROLLBACK")
+            if isinstance(error, sqlite3.Error) and (failure := _failure_of_the_disk(error, "cannot change")):
+                raise failure from error
             raise
-        self._db.execute("COMMIT")
 
     def close(self) -> None:
         self._db.close()

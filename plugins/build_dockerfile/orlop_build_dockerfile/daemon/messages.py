@@ -225,7 +225,8 @@ class DropArtifact(msgspec.Struct, frozen=True, tag=True):
 
 
 class Begin(msgspec.Struct, frozen=True, tag=True):
-    """The first call. It is answered when the builder can serve clients."""
+    """The first call. The answer is "" when the builder can serve clients. Otherwise, the answer is the reason why it
+    cannot, and the process answers each call of a client with this reason."""
 
     settings: Settings
 
@@ -304,6 +305,7 @@ Question = (
 )
 
 RESULTS: dict[type, Any] = {
+    Begin: str,
     Resolve: Base,
     FetchBase: Base,
     Prepare: str,

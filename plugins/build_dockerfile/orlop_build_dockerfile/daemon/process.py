@@ -68,7 +68,7 @@ class _Process:
         self._settings: Settings | None = None
         self._begun, self._opened = trio.Event(), trio.Event()
         self._builder: Builder | None = None
-        self._failure: Exception | None = None
+        self._failure = ""
 
     async def hold(self) -> None:
         """Keep the builder open until the connection ends."""
@@ -81,7 +81,13 @@ class _Process:
         except Exception as error:
             if self._opened.is_set():
                 raise
-            self._failure = error
+            # Imported here, because a builder that can be opened does not need these modules
+            from orlop_kernel.failures import as_orlop_error
+
+            from .unopened import Unopened
+
+            self._failure = str(as_orlop_error(error, "cannot start the builder"))
+            self._builder = Unopened(self._failure)
             self._opened.set()
 
     async def handle(self, question: messages.Question, fds: list[int], report: Report) -> Any:
@@ -90,9 +96,7 @@ class _Process:
                 self._settings = question.settings
                 self._begun.set()
                 await self._opened.wait()
-                if self._failure is not None:
-                    raise DriverError(f"cannot start the builder: {self._failure}") from self._failure
-                return None
+                return self._failure
             case messages.Serve():
                 connection = socket.socket(fileno=fds[0])
                 connection.setblocking(False)

@@ -150,7 +150,7 @@ class Supervisor:
         """The process, which does not become idle until the end of the block. Starts a process if there is none."""
         async with self._starting:
             process = self._process
-            if process is not None and process.ending:
+            if process is not None and (process.ending or process.failure):
                 await process.ended.wait()
                 process = None
             if process is None:
@@ -176,7 +176,7 @@ class Supervisor:
         self._context.nursery.start_soon(self._supervise, process)
         try:
             with trio.fail_after(_START):
-                await process.link.call(messages.Begin(self._settings(run)))
+                process.failure = await process.link.call(messages.Begin(self._settings(run)))
         except BaseException as error:
             process.kill()
             with trio.move_on_after(_END, shield=True):
@@ -186,6 +186,8 @@ class Supervisor:
             if isinstance(error, Unavailable):
                 raise Unavailable(f"cannot start the builder: its process has ended; see {self._log}") from error
             raise
+        if process.failure:
+            log.error("builds are refused: %s", process.failure)
         return process
 
     @property
@@ -283,7 +285,7 @@ class Supervisor:
             if process.users:
                 await process.released.wait()
                 continue
-            left = process.idle_since + IDLE - trio.current_time()
+            left = 0.0 if process.failure else process.idle_since + IDLE - trio.current_time()
             if left <= 0:
                 process.ending = True
                 process.link.close()
@@ -292,7 +294,8 @@ class Supervisor:
 
 
 class _Process:
-    """A builder process. `ending`: its connection is closed, or will be closed soon."""
+    """A builder process. `ending`: its connection is closed, or will be closed soon. `failure`: the reason why the builder
+    could not be opened; the process only refuses the clients that wait for it."""
 
     def __init__(self, engine: Engine, spawn: Any, scope: Scope, directories: Sequence[str]) -> None:
         ours, theirs = socket.socketpair()
@@ -307,6 +310,7 @@ class _Process:
         self.link = Link(ours, Requests(self._workspace, directories, self._authorize).handle)
         self.users = 0
         self.ending = False
+        self.failure = ""
         self.was_killed = False
         self.idle_since = trio.current_time()
         self.released = trio.Event()

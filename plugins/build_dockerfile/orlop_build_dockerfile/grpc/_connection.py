@@ -64,8 +64,8 @@ class ByteStream(Protocol):
 
 
 class Connection:
-    """An HTTP/2 connection. A server has `handlers`, by path ("/package.Service/Method"); a client uses `unary` and `call`.
-    `run` reads and writes the stream, and must be running."""
+    """An HTTP/2 connection. A server has `handlers`, by path ("/package.Service/Method"), and may have a handler for all
+    `others`; a client uses `unary` and `call`. `run` reads and writes the stream, and must be running."""
 
     def __init__(
         self,
@@ -73,12 +73,13 @@ class Connection:
         *,
         client: bool = False,
         handlers: Mapping[str, Handler] | None = None,
+        others: Handler | None = None,
         limits: Limits | None = None,
     ) -> None:
         self.client = client
         self.limits = limits or Limits()
         self.http2 = Http2(client=client, limits=self.limits)
-        self._stream, self._handlers = stream, handlers or {}
+        self._stream, self._handlers, self._others = stream, handlers or {}, others
         self._calls: dict[int, Call] = {}
         self._early = 0
         self._over: RpcError | None = None  # set when no more calls are accepted
@@ -272,7 +273,7 @@ class Connection:
         self._answer(call, status)
 
     async def _call_handler(self, call: Call) -> None:
-        handler = self._handlers.get(call.path)
+        handler = self._handlers.get(call.path, self._others)
         if handler is None:
             raise RpcError(Code.UNIMPLEMENTED, f"unknown method {call.path}")
         if timeout := call.values("grpc-timeout"):
