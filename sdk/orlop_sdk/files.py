@@ -101,7 +101,8 @@ def _subdirectories(entries: list[Entry], device: int) -> list[str]:
 
 def _up(fd: int, root: int, stack: list[tuple[str, tuple[int, int], list[str]]]) -> int:
     """Return a descriptor of the parent of the directory `fd`. The caller has just popped the entry of `fd` from `stack`. If
-    the directory has been moved, continue at the root and drop the levels in between."""
+    the directory has been moved, continue at the root, and drop the levels between it
+    and the directory."""
     if not stack:
         return fd
     parent = os.open("..", _DIRECTORY, dir_fd=fd)

@@ -326,7 +326,7 @@ def test_certificates_in_hosts_toml_are_used(tmp_path: Path) -> None:
             await fails('ca = "ca.pem"', "certificate required|connection reset|unexpected EOF|ReadError")
             await fails('ca = "none.pem"', "cannot read ca .*/none.pem of https://127.0.0.1")
             await fails('ca = "server.key"', "cannot read ca .*/server.key of https://127.0.0.1")
-            await fails('client = "ca.pem"', "cannot read client .*/ca.pem of https://127.0.0.1")
+            await fails('client = "ca.pem"', "cannot read the client certificate .*/ca.pem of https://127.0.0.1")
             configure(tmp_path, f'server = "https://{server.host}"\nca = ["ca.pem"]\n{client}')
             assert await pulled(images, f"{NAME}/app:v1") == APP.id
 

@@ -1,4 +1,5 @@
-"""The machine's disks: Debian's packages, cached; this checkout and its virtual environment, made for each run.
+"""The machine's two disks: a cached disk with Debian's packages, and a disk with this checkout and its virtual environment,
+which is made for each run.
 
 The kernel is Debian's for clouds. It has ext4 and NVMe built in, so it boots from the disk without an initrd. Disks are
 prepared as directories and turned into file systems by mke2fs, which needs no loop device.

@@ -1,6 +1,6 @@
 """The networks of a container: connect and disconnect a running or stopped container, and release its addresses and ports
-after a run. Connect and disconnect commit the change to the container's row before the request is answered. After a crash,
-the next daemon connects the container as its row says.
+after a run. Both operations of clients commit their change to the container's row before the request is answered. After
+a crash, the next daemon connects the container as its row says.
 """
 
 from __future__ import annotations

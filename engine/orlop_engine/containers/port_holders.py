@@ -41,7 +41,8 @@ def processes(port: int, protocol: str, proc: str = "/proc") -> list[tuple[int, 
 
 
 def _sockets(port: int, protocol: str, proc: str) -> Iterator[str]:
-    """The sockets that are bound to the port and accept connections or datagrams, as targets of links in /proc/PID/fd."""
+    """The sockets that are bound to the port and accept connections or datagrams. Each one has the name that links in
+    /proc/PID/fd show, such as `socket:[4711]`."""
     state = _STATES.get(protocol)
     for version in ("", "6") if state else ():
         for line in _text(f"{proc}/net/{protocol}{version}").splitlines()[1:]:

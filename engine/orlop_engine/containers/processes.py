@@ -91,8 +91,8 @@ async def _ps(*arguments: str) -> Outcome:
 
 
 def parse(output: str, pids: list[int]) -> ProcessTable:
-    """Select the lines of ps that belong to `pids`, and the lines of their threads (which have no pid). The last column
-    contains the rest of the line, which may have blanks."""
+    """Select the lines of ps that belong to `pids`, and those of their threads, in which the pid is missing. The last
+    column contains the rest of the line, which may have blanks."""
     lines = output.splitlines()
     titles = lines[0].split() if lines else []
     if "PID" not in titles:

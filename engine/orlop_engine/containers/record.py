@@ -61,8 +61,8 @@ class ImageManifest(msgspec.Struct, frozen=True):
 
 class ContainerRecord(msgspec.Struct, kw_only=True):
     """`args` is the resolved entrypoint and command. `endpoints` are the networks of the container, by name or full id, with
-    the endpoint settings of the client. Rows without `endpoints_complete` were written by an older daemon, which left out
-    the network that the network mode names (see `connections.complete`). `monitor_pid` is the pid of the monitor at the last
+    the endpoint settings of the client. Rows without `endpoints_complete` were written by an older daemon, and `endpoints`
+    lacks the network in `NetworkMode` (see `connections.complete`). `monitor_pid` is the pid of the monitor at the last
     recorded start. It is 0 before the first start, and None in rows of an older daemon, which did not store it. If the
     container has a living monitor with another pid, a later start was not recorded. `image_labels` are the names of labels
     that only the image sets. `no_new_privileges` is the value at the last start. It is None before the first start, and in
@@ -70,8 +70,8 @@ class ContainerRecord(msgspec.Struct, kw_only=True):
     will resume it, also after a crash. `emulated` is the platform that the client asked for, if this platform has another
     architecture than the host. `made_with` contains DISTRIBUTION:NAME of the log driver (key "log") and of the runtime's
     driver ("runtime") at the creation. `log_lost` is the number of log entries of the last run that the log driver did not
-    log, `log_lost_before` that of all earlier runs, and `log_lost_reason` says why the last ones were lost.
-    `image_manifest` is unset if the image was built or imported on this host, and in rows of an older daemon."""
+    log, `log_lost_before` that of all earlier runs, and `log_lost_reason` says why the last ones were lost. `image_manifest`
+    is unset if the image was built or imported on this host, and in rows of an older daemon."""
 
     schema: int = SCHEMA
     id: str

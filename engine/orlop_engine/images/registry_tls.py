@@ -58,7 +58,9 @@ def _load_named(context: ssl.SSLContext, settings: HostSettings) -> None:
             context.load_cert_chain(certificate, key)
         except (OSError, ssl.SSLError) as error:
             where = f"{certificate} and {key}" if key != certificate else certificate
-            raise InvalidParameter(f"cannot read client {where} of {settings.url or 'the registry'}: {error}") from error
+            raise InvalidParameter(
+                f"cannot read the client certificate {where} of {settings.url or 'the registry'}: {error}"
+            ) from error
 
 
 def tls_context(host: str, verify: bool, roots: Sequence[str] = CERTS_D, settings: HostSettings = _NONE) -> ssl.SSLContext:

@@ -42,8 +42,8 @@ def paths_of(chain_id: str) -> tuple[str, str]:
 
 
 def is_known(content: ContentStore, layer: Layer) -> bool:
-    """Whether the tar of a layer without a blob can be rebuilt. This is possible if the layer was built by this engine, or
-    if there is a tar-split file."""
+    """Whether the tar of a layer, which has no blob, can be rebuilt. This is possible if the layer was built by this engine,
+    or if there is a tar-split file."""
     return bool(layer.snapshot) or os.path.exists(os.path.join(content.root, paths_of(layer.chain_id)[0]))
 
 

@@ -1,11 +1,11 @@
 """Reports tasks that block the event loop, as asyncio's `slow_callback_duration` does.
 
-A step is the run of a task between two checkpoints; during a step no client is answered. The length of a step is its wall
-time minus the time in which the thread waited for a processor (the second field of /proc/thread-self/schedstat), so that a
-busy machine causes no reports. The length therefore contains only computing, blocking system calls and waiting for the GIL.
-If a step waits for the disk when it is sampled, the report says so, because the speed of the disk depends on the machine.
-For a step that waited for another thread, only the processor time of this process is counted, because the other thread may
-have waited for a processor.
+A step is the time in which a task runs without giving control back to the event loop, so that no client is answered. The
+length of a step is its wall time minus the time in which the thread waited for a processor (the second field of
+/proc/thread-self/schedstat), so that a busy machine causes no reports. The length therefore contains only computing,
+blocking system calls and waiting for the GIL. If a step waits for the disk when it is sampled, the report says so, because
+the speed of the disk depends on the machine. For a step that waited for another thread, only the processor time of this
+process is counted, because the other thread may have waited for a processor.
 
 The watchdog is installed while `debug` is on, or if the environment sets ORLOP_LOOP_WATCHDOG to a threshold in milliseconds.
 Otherwise this module is not imported.

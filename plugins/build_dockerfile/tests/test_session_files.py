@@ -369,7 +369,7 @@ def test_list_of_files_equal_to_the_last_list_is_answered_without_reading_the_di
         lambda root: os.rename(root / "d", root / "moved"),
     ],
 )
-def test_transfer_after_a_difference_from_the_last_list_of_files_updates_the_directory(
+def test_next_transfer_updates_a_directory_that_was_changed_meanwhile(
     change: Callable[[Path], object], hard_links: bool, tmp_path: Path, target: Path
 ) -> None:
     source, beside = tmp_path / "source", str(tmp_path / "list")

@@ -114,8 +114,8 @@ def test_load_of_an_archive_over_a_limit_leaves_no_blobs_or_images(
 def test_configuration_counts_towards_the_read_limit_once_for_each_name(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The daemon parses a configuration once for each name. Without this rule, a few bytes of a manifest could make the
-    daemon parse a megabyte again."""
+    """The daemon parses the configuration again for each name. If only the first time counted, each further name, which
+    takes a few bytes of a manifest, could make the daemon parse a megabyte."""
     monkeypatch.setattr(archive_file, "_MAX_READ", 100 * len(APP.config.data))
 
     async def main() -> None:

@@ -24,7 +24,8 @@ def replaced(base: type, **members: Any) -> Any:
 
 
 def change(base: type, method: str, alter: Callable[..., Any]) -> Any:
-    """A subclass whose `method` calls `alter(original, self, *arguments)`. `original` is the bound method of `base`."""
+    """A subclass whose `method` calls `alter(original, self, *arguments)`. `original` is the same method
+    of `base`, bound to `self`."""
     original = getattr(base, method)
 
     def changed(self: Any, *args: Any, **kwargs: Any) -> Any:
