@@ -55,7 +55,7 @@ def next_command(error: CliError) -> str:
         return ""
     from orlop_cli.explain import codes
 
-    held = codes.held_port(error.message)
+    held = codes.held_port(error.message.partition(" (port ")[0])  # what follows contains the name that a program has chosen
     engine = error.source.fork()
     try:
         return _holder(engine, *held, named="is held by" in error.message) if held else ""

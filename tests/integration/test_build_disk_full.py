@@ -5,13 +5,14 @@ from __future__ import annotations
 
 import hashlib
 import os
+import socket
 import tarfile
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
 import pytest
-from tests.integration.engine import Engine, Result
+from tests.integration.engine import Engine, Result, patience, until
 from tests.integration.test_build_clients import nothing_left
 from tests.integration.test_build_faults import full
 
@@ -94,7 +95,7 @@ def test_context_is_uploaded_again_after_the_disk_was_full(full: Full, tmp_path:
 
 
 def test_builder_on_a_full_disk_says_so_and_keeps_its_cache(full: Full) -> None:
-    """The first builder cannot make its directories, the second one cannot change its cache."""
+    """The first builder cannot open its cache, the second one cannot change its cache."""
     engine, _ = full
     text = "FROM busybox\nRUN echo kept > /file\n"
     hog = engine.data_root.parent / "hog"
@@ -121,5 +122,26 @@ def test_builder_on_a_full_disk_says_so_and_keeps_its_cache(full: Full) -> None:
     again = build(engine, text)
     assert again.code == 0 and "CACHED" in again.err, again.err[-800:]
     assert not [*engine.data_root.rglob("*.damaged-*")]
+    engine.ok("builder", "prune", "-af")
+    nothing_left(engine)
+
+
+def test_client_that_stays_connected_does_not_delay_the_next_builder(full: Full) -> None:
+    """The client is connected to a builder that could not be opened."""
+    engine, _ = full
+    hog = engine.data_root.parent / "hog"
+    with hog.open("wb", buffering=0) as file, suppress(OSError):
+        while True:
+            file.write(bytes(4096))
+    with socket.socket(socket.AF_UNIX) as idle:
+        idle.settimeout(patience(30))
+        idle.connect(engine.socket)
+        idle.sendall(b"POST /grpc HTTP/1.1\r\nHost: d\r\nConnection: Upgrade\r\nUpgrade: h2c\r\n\r\n")
+        assert b" 101 " in idle.recv(100)
+        until(lambda: "builds are refused" in engine.log(), "the builder could not be opened")
+        hog.unlink()
+        until(lambda: build(engine, "FROM busybox\nRUN true\n").code == 0, "the next builder works")
+        while idle.recv(1000):  # the connection was closed
+            pass
     engine.ok("builder", "prune", "-af")
     nothing_left(engine)

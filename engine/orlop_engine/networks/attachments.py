@@ -176,8 +176,7 @@ class Attachments:
                 f"{_FAILED}driver failed programming external connectivity on endpoint "
                 f"{plan.container_name} ({planned.endpoint.id}): {error}"
             )
-            failure = PortInUse(text, error.port, error.protocol) if isinstance(error, PortInUse) else DriverError(text)
-            raise failure from error
+            raise (error.renamed(text) if isinstance(error, PortInUse) else DriverError(text)) from error
         for each in bound:
             if each.socket is not None:
                 plan.sockets.append(each.socket)

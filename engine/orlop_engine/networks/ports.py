@@ -136,21 +136,19 @@ def wanted_ports(exposed: Iterable[str], bindings: PortBindings, publish_all: bo
 # --- allocation -----------------------------------------------------------------------------------------------------
 
 
-class PortTaken(Exception):
-    """A candidate port is not available. The message is the same as Docker's. `is_used`: a container or another program
-    uses the port."""
+class PortTaken(DriverError):
+    """A candidate port is not available. The message is the same as Docker's."""
 
-    def __init__(self, message: str, *, is_used: bool) -> None:
+
+class PortInUse(PortTaken):
+    """The port of the host's address is published by a container (`is_published`), or used by another program."""
+
+    def __init__(self, message: str, port: int, protocol: str, address: str, *, is_published: bool) -> None:
         super().__init__(message)
-        self.is_used = is_used
+        self.port, self.protocol, self.address, self.is_published = port, protocol, address, is_published
 
-
-class PortInUse(DriverError):
-    """A container or another program uses the host port."""
-
-    def __init__(self, message: str, port: int = 0, protocol: str = "") -> None:
-        super().__init__(message)
-        self.port, self.protocol = port, protocol
+    def renamed(self, message: str) -> PortInUse:
+        return PortInUse(message, self.port, self.protocol, self.address, is_published=self.is_published)
 
 
 def ephemeral_range() -> tuple[int, int]:
@@ -282,7 +280,7 @@ class PortAllocator:
         return [address]
 
     def _allocate_one(self, want: Wanted, addresses: list[str], ephemeral: _Ephemeral | None) -> list[Bound]:
-        failure, used = "no free port", 0
+        failure = DriverError("no free port")
         tries = 0
         candidates = range(want.low, want.high + 1) if want.low or ephemeral is None else ephemeral
         for port in candidates:
@@ -291,11 +289,11 @@ class PortAllocator:
             try:
                 return self._take(want, addresses, port)
             except PortTaken as taken:
-                failure, used = str(taken), port if taken.is_used else 0
+                failure = taken
                 tries += not want.low
                 if tries >= _TRIES:
                     break
-        raise PortInUse(failure, used, want.protocol) if used else DriverError(failure)
+        raise failure
 
     def _take(self, want: Wanted, addresses: list[str], port: int) -> list[Bound]:
         found: list[Bound] = []
@@ -308,10 +306,10 @@ class PortAllocator:
                     # IPv6 is disabled on this host, so the IPv4 binding is enough.
                     if address == "::" and len(addresses) == 2 and error.errno in (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT):
                         continue
-                    raise PortTaken(
-                        f"failed to bind host port {_shown(address)}:{port}/{want.protocol}: {_reason(error)}",
-                        is_used=error.errno == errno.EADDRINUSE,
-                    ) from error
+                    text = f"failed to bind host port {_shown(address)}:{port}/{want.protocol}: {_reason(error)}"
+                    if error.errno == errno.EADDRINUSE:
+                        raise PortInUse(text, port, want.protocol, address, is_published=False) from error
+                    raise PortTaken(text) from error
                 published = PublishedPort(want.protocol, address, port, want.container_port)
                 self._taken.setdefault((want.protocol, port), []).append(ipaddress.ip_address(address))
                 found.append(Bound(published, sock))
@@ -327,7 +325,8 @@ class PortAllocator:
         new = ipaddress.ip_address(address)
         for held in self._taken.get((protocol, port), ()):
             if held.version == new.version and (held == new or held.is_unspecified or new.is_unspecified):
-                raise PortTaken(f"Bind for {_shown(address)}:{port} failed: port is already allocated", is_used=True)
+                text = f"Bind for {_shown(address)}:{port} failed: port is already allocated"
+                raise PortInUse(text, port, protocol, address, is_published=True)
 
     def adopt(self, ports: Iterable[PublishedPort]) -> None:
         """Record the ports of running containers."""

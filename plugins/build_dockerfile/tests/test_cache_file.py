@@ -5,6 +5,7 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any, cast
 
 import msgspec
 import pytest
@@ -47,9 +48,13 @@ def failing(code: int) -> Callable[[CacheFile], sqlite3.Connection]:
         (sqlite3.SQLITE_IOERR_SHMSIZE, "no space left on device"),
         (sqlite3.SQLITE_IOERR_READ, "^cannot open the build cache: broken$"),
         (sqlite3.SQLITE_CANTOPEN, "broken"),
+        (sqlite3.SQLITE_BUSY, "broken"),
+        (sqlite3.SQLITE_NOMEM, "broken"),
     ],
 )
-def test_cache_is_kept_when_the_disk_fails(path: Path, code: int, message: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_cache_is_kept_if_its_content_is_not_the_cause(
+    path: Path, code: int, message: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(CacheFile, "_open", failing(code))
     with pytest.raises(DriverError, match=message):
         CacheFile(str(path))
@@ -86,3 +91,32 @@ def test_change_that_does_not_fit_is_refused_as_a_whole(full: CacheFile) -> None
     full._db.execute("PRAGMA max_page_count=100000")
     full.write(others)
     assert len(full.load()[0]) == 21
+
+
+class FullAtCommit:
+    """A database on a disk that becomes full at the end of the first transaction."""
+
+    def __init__(self, database: sqlite3.Connection) -> None:
+        self._database, self.is_full = database, True
+
+    def execute(self, sql: str, *values: Any) -> Any:
+        if sql == "COMMIT" and self.is_full:
+            self.is_full = False
+            error = sqlite3.OperationalError("database or disk is full")
+            error.sqlite_errorcode = sqlite3.SQLITE_FULL
+            raise error
+        return self._database.execute(sql, *values)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._database, name)
+
+
+def test_change_after_a_failed_commit_succeeds(path: Path) -> None:
+    cache = CacheFile(str(path))
+    cache._db = cast("Any", FullAtCommit(cache._db))
+    second, third = (file.put(msgspec.structs.replace(RECORD, id=name, key=name)) for name in ("b", "c"))
+    with pytest.raises(DriverError, match="no space left on device"):
+        cache.write([second])
+    cache.write([third])
+    assert [record.id for record in cache.load()[0]] == ["a", "c"]
+    cache.close()

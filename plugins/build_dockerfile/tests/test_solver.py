@@ -17,7 +17,7 @@ from orlop_build_dockerfile.pb import ops_pb2
 from orlop_build_dockerfile.solver import open_solver
 from orlop_build_dockerfile.solver.service import LLBSolver
 from orlop_build_dockerfile.testing import FakeBackend, FakeBuild, FakeSession, Llb
-from orlop_sdk import StorageContext
+from orlop_sdk import DriverError, StorageContext
 from orlop_sdk.testing import FakeStorage
 
 BASE = "docker.io/library/base:latest"
@@ -499,3 +499,29 @@ async def test_calls_after_the_end_of_a_build_keep_no_snapshot_in_use(engine: En
         await value.snapshot()
         await trio.testing.wait_all_tasks_blocked()
         assert not any(record.in_use for record in await solver.usage(()))
+
+
+@trio_test
+async def test_builder_goes_on_if_the_use_of_records_cannot_be_written(engine: Engine) -> None:
+    """The times of the last use are written a moment after a build, when no client waits for them."""
+    llb = Llb()
+    definition = llb.define(llb.run(llb.image(BASE), "write /a 1"))
+    async with engine.solver() as solver:
+        await build(solver, engine, definition)
+        kept = solver.core.records
+        await kept.flush()
+        assert kept._file is not None
+
+        def refuse(_: object) -> None:
+            raise DriverError("cannot change the build cache: no space left on device")
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr("orlop_build_dockerfile.cache.records._FLUSHING", 3600)  # for the task that the build starts
+            again = await build(solver, engine, definition)
+            assert again.progress.cached()["write /a 1"]
+            patch.setattr("orlop_build_dockerfile.cache.records._FLUSHING", 0)
+            patch.setattr(kept._file, "write", refuse)
+            await kept._flush_later()
+            assert kept._touched
+        await kept.flush()
+        assert not kept._touched

@@ -40,11 +40,12 @@ def describe(engine: Engine, call: Call) -> dict[str, str]:
     kind = _kind(call)
     text = call.params.get("id") or call.params.get("name") or ""
     if call.pattern in ("/containers/create", "/orlop/containers/plan"):
-        text = call.arg("name")
-    elif call.pattern == "/commit":
+        # The name is new. If it is the beginning of an id, it does not mean the container with this id
+        return {"type": kind, "name": clean(call.arg("name"))} if call.arg("name") else {}
+    if call.pattern == "/commit":
         name = ":".join(filter(None, (call.arg("repo"), call.arg("tag"))))
         return {"type": "image", **({"name": clean(name)} if name else {}), **_container(engine, call.arg("container"))}
-    elif call.pattern == "/images/{name}/push" and call.arg("tag"):
+    if call.pattern == "/images/{name}/push" and call.arg("tag"):
         text = f"{text}:{call.arg('tag')}"
     elif call.pattern == "/images/create":
         text = call.arg("fromImage") or call.arg("fromSrc")

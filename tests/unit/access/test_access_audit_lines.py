@@ -127,6 +127,7 @@ class FakeCollection:
             {"type": "container", "id": "c1", "name": "web", "exec": "e1"},
         ),
         ("/orlop/containers/plan", "", {"name": ["x"]}, None, None, {"type": "container", "name": "x"}),
+        ("/orlop/containers/plan", "", {"name": ["web"]}, None, None, {"type": "container", "name": "web"}),
         ("/orlop/containers/{id}/some", "web", {}, None, None, {"type": "container", "id": "c1", "name": "web"}),
         ("/networks/create", "", {}, None, {"Id": "n1"}, {"type": "network", "id": "n1", "name": "net"}),
         ("/volumes/create", "", {}, None, {"Name": "v"}, {"type": "volume", "name": "v"}),

@@ -65,32 +65,41 @@ def references(path: str) -> References:
     return References(frozenset(path for path, _ in rows if path), frozenset(filter(None, keys)), is_known=True)
 
 
-def _failure_of_the_disk(error: sqlite3.Error, what: str) -> DriverError | None:
-    """The error for users if the disk is full or fails; None if the content of the file is wrong."""
+# The content of the file is wrong: no database, damaged pages, or (SQLITE_ERROR) other tables
+_DAMAGED = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_ERROR)
+
+
+def _failure(error: sqlite3.Error, what: str) -> DriverError | None:
+    """The error for users; None if the content of the file is wrong."""
     code = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_CORRUPT)
-    if code in (sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR_SHMSIZE):
-        return DriverError(f"{what} the build cache: no space left on device")
-    if code & 0xFF in (sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_PERM, sqlite3.SQLITE_READONLY):
-        return DriverError(f"{what} the build cache: {error}")
-    return None
+    if code & 0xFF in _DAMAGED:
+        return None
+    full = code in (sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR_SHMSIZE)
+    return DriverError(f"{what} the build cache: {'no space left on device' if full else error}")
 
 
 class CacheFile:
     """Opens or makes the file. A damaged file is renamed and replaced by an empty file, because the content of a cache may
-    be lost. Raises DriverError if the disk is full or fails, because the file may be in order."""
+    be lost. Raises DriverError for all other reasons, such as a full disk, because then the file may be in order."""
 
     def __init__(self, path: str) -> None:
         self._path = path
         try:
-            self._db = self._open()
+            self._db = self._checked()
         except sqlite3.DatabaseError as error:
-            if failure := _failure_of_the_disk(error, "cannot open"):
-                raise failure from error
             _log.error("cannot read the build cache %s: %s; starting with an empty cache", path, error)
             for suffix in ("", "-wal", "-shm"):
                 with contextlib.suppress(FileNotFoundError):
                     os.rename(path + suffix, f"{path}.damaged-{int(time.time())}{suffix}")
-            self._db = self._open()
+            self._db = self._checked()
+
+    def _checked(self) -> sqlite3.Connection:
+        try:
+            return self._open()
+        except sqlite3.DatabaseError as error:
+            if failure := _failure(error, "cannot open"):
+                raise failure from error
+            raise
 
     def _open(self) -> sqlite3.Connection:
         os.close(os.open(self._path, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600))
@@ -148,7 +157,7 @@ class CacheFile:
         except BaseException as error:
             if self._db.in_transaction:  # SQLite itself rolls back after some errors
                 self._db.execute("ROLLBACK")
-            if isinstance(error, sqlite3.Error) and (failure := _failure_of_the_disk(error, "cannot change")):
+            if isinstance(error, sqlite3.Error) and (failure := _failure(error, "cannot change")):
                 raise failure from error
             raise
 

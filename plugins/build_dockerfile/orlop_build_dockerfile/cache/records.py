@@ -137,9 +137,13 @@ class Records:
 
     async def close(self) -> None:
         if self._file is not None:
-            await self.flush()
-            await self._run(self._file.close)
-            self._file = None
+            try:
+                await self.flush()
+            except OrlopError as error:
+                _log.warning("%s", error)
+            finally:
+                opened, self._file = self._file, None
+                await self._run(opened.close)
 
     async def _run(self, work: Callable[[], T]) -> T:
         return await trio.to_thread.run_sync(work, limiter=self._one)
@@ -270,12 +274,19 @@ class Records:
     async def _flush_later(self) -> None:
         await trio.sleep(_FLUSHING)
         self._flushing = False
-        await self.flush()
+        try:
+            await self.flush()
+        except OrlopError as error:  # the builder goes on: only the order of the next garbage collection depends on this
+            _log.warning("%s", error)
 
     async def flush(self) -> None:
         """Write to the file when records were used."""
         touched, self._touched = self._touched, set()
-        await self._write([file.touch(record.id, record.used, record.uses) for record in touched if not record.removed])
+        try:
+            await self._write([file.touch(record.id, record.used, record.uses) for record in touched if not record.removed])
+        except BaseException:
+            self._touched |= touched
+            raise
 
     async def measure(self, record: Record) -> int:
         """The size of a record. A snapshot is measured once; a directory is measured each time."""

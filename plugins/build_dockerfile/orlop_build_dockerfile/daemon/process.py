@@ -75,6 +75,9 @@ class _Process:
         await self._begun.wait()
         assert self._settings is not None
         try:
+            for directory in (self._settings.root, self._settings.runtime):
+                os.makedirs(directory, mode=0o700, exist_ok=True)
+                os.chmod(directory, 0o700)
             async with self._open(self._settings, BackendClient(self.link)) as self._builder:
                 self._opened.set()
                 await trio.sleep_forever()
@@ -84,8 +87,10 @@ class _Process:
             # Imported here, because a builder that can be opened does not need these modules
             from orlop_kernel.failures import as_orlop_error
 
-            from .unopened import Unopened
+            from .unopened import Unopened, hide_paths
 
+            if self._settings.public_only:
+                hide_paths(error)
             self._failure = str(as_orlop_error(error, "cannot start the builder"))
             self._builder = Unopened(self._failure)
             self._opened.set()

@@ -8,6 +8,7 @@ the processes share the directory of the build cache.
 from __future__ import annotations
 
 import logging
+import math
 import os
 import signal
 import socket
@@ -48,6 +49,7 @@ IDLE = 60.0  # seconds without clients until the process is ended
 _START = 60.0  # seconds for the process to answer, enough for a cold start on a busy machine
 _DRAIN = 5.0  # seconds for clients to receive the results of their builds
 _END = 15.0
+_REFUSING = 2.0  # seconds in which a process whose builder cannot be opened refuses clients
 _LOG_LIMIT = 1 << 20
 _PIECE = 64 << 10
 _PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
@@ -150,7 +152,7 @@ class Supervisor:
         """The process, which does not become idle until the end of the block. Starts a process if there is none."""
         async with self._starting:
             process = self._process
-            if process is not None and (process.ending or process.failure):
+            if process is not None and process.ending:
                 await process.ended.wait()
                 process = None
             if process is None:
@@ -168,15 +170,15 @@ class Supervisor:
 
     async def _start(self) -> _Process:
         run = directories.runtime(self._context.config, self._domain)
-        for directory in (self._root, run):
-            os.makedirs(directory, mode=0o700, exist_ok=True)
-            os.chmod(directory, 0o700)
         process = _Process(self._engine, self._spawn, self.scope, (self._root, run))
         process.users = 1  # the caller is a user, so that the process does not count as idle while it starts
         self._context.nursery.start_soon(self._supervise, process)
         try:
             with trio.fail_after(_START):
                 process.failure = await process.link.call(messages.Begin(self._settings(run)))
+            if process.failure:
+                process.failed_at = trio.current_time()
+                process.released.set()
         except BaseException as error:
             process.kill()
             with trio.move_on_after(_END, shield=True):
@@ -187,7 +189,7 @@ class Supervisor:
                 raise Unavailable(f"cannot start the builder: its process has ended; see {self._log}") from error
             raise
         if process.failure:
-            log.error("builds are refused: %s", process.failure)
+            log.error("builds are refused: %s", process.failure, extra={"throttle": "builds are refused"})
         return process
 
     @property
@@ -195,7 +197,11 @@ class Supervisor:
         return os.path.join(self._context.config.exec_root, "builder.log")
 
     def _spawn(self, theirs: socket.socket) -> Popen[bytes]:
-        stderr = os.open(self._log, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+        try:
+            stderr = os.open(self._log, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+        except OSError as error:  # for example a full disk: clients must get the error of the process, not of its log
+            log.warning("cannot write the builder's log %s: %s", self._log, error.strerror)
+            stderr = os.open(os.devnull, os.O_WRONLY | os.O_CLOEXEC)
         try:
             if os.fstat(stderr).st_size > _LOG_LIMIT:
                 os.ftruncate(stderr, 0)
@@ -283,8 +289,11 @@ class Supervisor:
         while True:
             process.released = trio.Event()
             if process.users:
-                await process.released.wait()
-                continue
+                # Clients that stay connected must not delay the next builder, which may be able to start
+                with trio.move_on_at(process.failed_at + _REFUSING):
+                    await process.released.wait()
+                if trio.current_time() < process.failed_at + _REFUSING:
+                    continue
             left = 0.0 if process.failure else process.idle_since + IDLE - trio.current_time()
             if left <= 0:
                 process.ending = True
@@ -295,7 +304,7 @@ class Supervisor:
 
 class _Process:
     """A builder process. `ending`: its connection is closed, or will be closed soon. `failure`: the reason why the builder
-    could not be opened; the process only refuses the clients that wait for it."""
+    could not be opened; until the process ends a moment later, it refuses its clients."""
 
     def __init__(self, engine: Engine, spawn: Any, scope: Scope, directories: Sequence[str]) -> None:
         ours, theirs = socket.socketpair()
@@ -311,6 +320,7 @@ class _Process:
         self.users = 0
         self.ending = False
         self.failure = ""
+        self.failed_at = math.inf
         self.was_killed = False
         self.idle_since = trio.current_time()
         self.released = trio.Event()
@@ -363,7 +373,7 @@ class _Process:
             status = self._popen.wait()
         finally:
             os.close(pidfd)
-        if status:
+        if status and not self.failure:
             self.was_killed = True
             log.error(
                 "the builder process (pid %d) ended with status %d; the builds in it have failed", self._popen.pid, status

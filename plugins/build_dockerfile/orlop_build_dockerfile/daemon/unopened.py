@@ -14,9 +14,15 @@ from orlop_build_dockerfile.contracts import Authorization, CacheRecord, Challen
 from orlop_build_dockerfile.grpc import Call, Code, Connection, RpcError
 from orlop_sdk import DriverError
 
-__all__ = ["Unopened"]
+__all__ = ["Unopened", "hide_paths"]
 
-_SERVED = 10  # seconds; the next builder starts when this one has ended
+
+def hide_paths(error: BaseException) -> None:
+    """Remove the paths of the host from the error, and from all errors of a group. Restricted clients must not see paths."""
+    if isinstance(error, OSError):
+        error.filename = error.filename2 = None
+    for inner in error.exceptions if isinstance(error, BaseExceptionGroup) else ():
+        hide_paths(inner)
 
 
 class Unopened:
@@ -29,8 +35,7 @@ class Unopened:
         if client.kind == "build":
             self._refuse()
         if client.kind == "grpc":
-            with trio.move_on_after(_SERVED):
-                await Connection(connection, others=self._refuse_call).run(client.early)
+            await Connection(connection, others=self._refuse_call).run(client.early)
 
     async def _refuse_call(self, _: Call) -> None:
         raise RpcError(Code.UNKNOWN, self._reason)
