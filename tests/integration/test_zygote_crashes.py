@@ -15,6 +15,7 @@ from pathlib import Path
 import msgspec
 import pytest
 import trio
+from tests.integration.engine import until
 
 from orlop_engine.commands import run_supervised
 from orlop_engine.processes import runs
@@ -299,6 +300,9 @@ def test_container_process_has_only_standard_descriptors_and_no_blocked_signals(
     async def test(host: MonitorHost, zygote: Zygote) -> None:
         case = await host.case(["sleep", "100"])
         started = await case.start()
+        # The runtime says that the container has started a moment before the process executes the program
+        comm = Path(f"/proc/{started.pid}/comm")
+        await trio.to_thread.run_sync(until, lambda: comm.read_text() == "sleep\n", "the program is executed")
         assert sorted(os.listdir(f"/proc/{started.pid}/fd")) == ["0", "1", "2"]
         status = Path(f"/proc/{started.pid}/status").read_text()
         masks = dict(line.split(":\t") for line in status.splitlines() if line.startswith(("SigIgn", "SigBlk")))
