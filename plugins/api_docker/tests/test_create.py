@@ -19,6 +19,7 @@ from orlop_engine.containers.mount_spec import parse_spec
 from orlop_engine.images.catalog import Catalog
 from orlop_engine.images.records import ImageRecord
 from orlop_engine.images.references import parse
+from orlop_engine.restrictions import Restrictions
 from orlop_engine.spec.host import Host
 from orlop_engine.types.containers import (
     ContainerConfig,
@@ -34,7 +35,7 @@ from orlop_engine.types.containers import (
 )
 from orlop_engine.types.images import ImageConfig, ImageDocument
 from orlop_engine.volumes.record import VolumeRecord
-from orlop_sdk import Forbidden, InvalidParameter
+from orlop_sdk import DriverError, Forbidden, InvalidParameter
 
 FACTS = Host(
     cgroup_version=1, cpus=2, memory=1 << 30, hugetlb_sizes=(), thermal_paths=(), time_namespace=True, apparmor=False
@@ -349,16 +350,27 @@ class _Pieces:
         raise StopAsyncIteration
 
 
-def start(*pieces: bytes) -> int:
+def start(*pieces: bytes, fails: bool = False, restrictions: Restrictions | None = None) -> int:
+    """The number of containers that the request has started. If the start `fails`, a host port is in use."""
     started: list[Container] = []
+    container = cast("Container", object())
 
-    async def run(operation: Any, *args: Any) -> None:
+    async def start_container(*args: Any) -> None:
+        if fails:
+            raise DriverError("address already in use")
         started.append(args[0])
 
-    container = cast("Container", object())
-    containers = SimpleNamespace(start=None, get=lambda name: container)
+    async def run(operation: Any) -> None:
+        await operation()
+
+    async def port_holder(error: BaseException) -> str:
+        return f"port 80 is held by {error}"
+
+    containers = SimpleNamespace(start=start_container, get=lambda name: container, port_holder=port_holder)
     own = routes._Routes(cast("Any", SimpleNamespace(containers=containers, run=run)), cast("Any", None))
-    call = SimpleNamespace(request=SimpleNamespace(body=_Pieces(pieces)), params={"id": "x"}, arg=lambda name: "")
+    call = SimpleNamespace(
+        request=SimpleNamespace(body=_Pieces(pieces)), params={"id": "x"}, arg=lambda name: "", restrictions=restrictions
+    )
     trio.run(own.start, cast("Any", call))
     return len(started)
 
@@ -366,6 +378,13 @@ def start(*pieces: bytes) -> int:
 @pytest.mark.parametrize("pieces", [(), (b"{}",), (b"null",), (b"{}  ", b"  ")])
 def test_start_request_with_an_empty_body_of_an_old_client_is_accepted(pieces):
     assert start(*pieces) == 1
+
+
+def test_error_of_a_start_names_the_holder_of_a_port_only_without_restrictions() -> None:
+    with pytest.raises(DriverError, match=r"^address already in use \(port 80 is held by address already in use\)$"):
+        start(fails=True)
+    with pytest.raises(DriverError, match=r"^address already in use$"):
+        start(fails=True, restrictions=Restrictions(hide_host=True))
 
 
 @pytest.mark.parametrize("pieces", [(b'{"a":11}',), (b'{"Binds"', b":[]}")])
