@@ -11,7 +11,6 @@ import json
 import re
 import shutil
 import sys
-import sysconfig
 import threading
 import time
 from collections.abc import Iterator
@@ -20,11 +19,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 from urllib.request import urlopen
-from venv import EnvBuilder
 
 import pytest
 from tests.integration import hostile_drivers
 from tests.integration.engine import Engine, patience, until
+from tests.integration.environments import environment
 
 from orlop_sdk.testing.ports import free_port
 
@@ -148,15 +147,6 @@ class PluginEngine(Engine):
     @property
     def command(self) -> list[str]:
         return [self.python if word == sys.executable else word for word in super().command]
-
-
-def environment(top: Path) -> Path:
-    """Make the virtual environment `top`; returns its directory of packages."""
-    EnvBuilder(symlinks=True).create(top)
-    (site,) = top.glob("lib/python3*/site-packages")
-    ours = sysconfig.get_path("purelib")
-    (site / "ours.pth").write_text(f"import site; site.addsitedir({ours!r})\n")
-    return site
 
 
 def install(site: Path) -> None:

@@ -1,4 +1,5 @@
-"""For driver authors: a conformance suite and a verified fake for each kind of driver. Versioned with the contracts.
+"""For driver authors: a conformance suite and a verified fake for each kind of driver, and a throwaway engine.
+Versioned with the contracts.
 
     from orlop_sdk.testing import StorageSuite
 
@@ -14,6 +15,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from .engines import Engine, EngineError, EngineUnavailable, engine
     from .log import FakeLog, LogSuite, LogWriterSuite
     from .log_services import LogServiceSuite, RecordingService
     from .network import Factory as NetworkFactory
@@ -26,6 +28,9 @@ if TYPE_CHECKING:
     from .volume import FakeVolume, VolumeSuite
 
 __all__ = [
+    "Engine",
+    "EngineError",
+    "EngineUnavailable",
     "FakeLog",
     "FakeNetwork",
     "FakeRuntime",
@@ -44,6 +49,7 @@ __all__ = [
     "VolumeFactory",
     "VolumeSuite",
     "busybox_root",
+    "engine",
     "in_own_network",
     "oci_process",
     "oci_spec",
@@ -52,6 +58,7 @@ __all__ = [
 ]
 
 _NAMES = {
+    "engines": "Engine EngineError EngineUnavailable engine",
     "log": "FakeLog LogSuite LogWriterSuite",
     "log_services": "LogServiceSuite RecordingService",
     "network": "FakeNetwork NetworkSuite in_own_network own_namespace",
