@@ -38,7 +38,7 @@ class NetworkCapabilities(msgspec.Struct, frozen=True):
     from its IP address. If it is false, `Endpoint.mac` is set only if a user asks for a MAC address. `several_subnets` is
     true if a network may have more than one subnet of each IP version. `uplink_option` is the name of the option that
     connects a network to other hosts, and "" for a driver without such an option. A network that does not set the option is
-    internal."""
+    internal. `link_local` is true if the driver adds the addresses of `Endpoint.link_local`."""
 
     sandbox: str = "new"
     addresses: bool = True
@@ -47,6 +47,7 @@ class NetworkCapabilities(msgspec.Struct, frozen=True):
     macs: bool = True
     several_subnets: bool = False
     uplink_option: str = ""
+    link_local: bool = False
 
 
 class NetworkContext(msgspec.Struct, frozen=True):
@@ -115,7 +116,9 @@ class Endpoint(msgspec.Struct, frozen=True):
     """A container's attachment to a network, as the daemon wants it to be. `netns` is a path below /proc at which the
     container's network namespace can be opened. It is valid while the container's monitor runs. `ifname` is the interface
     name in the container. `default_route`: the container's default route goes through this endpoint. If `mac` is "", the
-    driver chooses the MAC address. `links` are the ports to which `--link` gives this container access."""
+    driver chooses the MAC address. `links` are the ports to which `--link` gives this container access. `link_local` are
+    additional addresses of the interface that a user has chosen, such as "169.254.1.1/16"; they belong to no subnet and have
+    no gateway. If the driver's capability `link_local` is false, `link_local` is always empty."""
 
     id: str
     network: NetworkSpec
@@ -128,6 +131,7 @@ class Endpoint(msgspec.Struct, frozen=True):
     default_route: bool = True
     sysctls: tuple[tuple[str, str], ...] = ()
     links: tuple[LinkedPort, ...] = ()
+    link_local: tuple[str, ...] = ()
 
 
 class EndpointState(msgspec.Struct, frozen=True):

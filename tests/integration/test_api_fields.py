@@ -237,10 +237,10 @@ ABSENT = {
     ),
     "signatures and builds are not recorded: docs/api.md": (r"GET /images/.*Identity\.(Build|Signature)\b.*",),
     "only if the image has it": (r"GET /images/\{name\}/json (Author|Comment|OsVersion|Variant)",),
-    "such addresses are refused": (r".*\bLinkLocalIPs",),
     "of engines whose layers are in containerd; here it is GraphDriver": (r"GET /containers/\{id\}/json Storage\b.*",),
     "only if the request has it, as in dockerd": (
         r"GET /containers/\{id\}/json Config\.(ArgsEscaped|NetworkDisabled|OnBuild)",
+        r".*\bLinkLocalIPs",
     ),
     "quotas of the root file system are refused": (r"GET /containers/\{id\}/json HostConfig\.StorageOpt",),
     "of Windows": (

@@ -24,6 +24,7 @@ from orlop_sdk import (
     DriverError,
     Endpoint,
     Forbidden,
+    InvalidParameter,
     LinkedPort,
     NetworkDriver,
     NotFound,
@@ -143,6 +144,9 @@ class Attachments:
         network = self._networks.get(record.id)
         if network is None:
             raise NotFound(f"network {record.name} not found")
+        link_local = planning.link_local(settings)
+        if link_local and not driver.capabilities.link_local:
+            raise InvalidParameter(f"network driver {record.driver} does not support link-local addresses")
         addresses = network.allocate(settings) if driver.capabilities.addresses else ()
         endpoint = Endpoint(
             id=new_id(),
@@ -155,6 +159,7 @@ class Attachments:
             default_route=default_route,
             sysctls=planning.endpoint_sysctls(settings),
             links=links,
+            link_local=link_local,
         )
         network.planned.add(endpoint.id)
         planned = PlannedEndpoint(

@@ -21,6 +21,7 @@ __all__ = [
     "dns_names",
     "endpoint_sysctls",
     "interface_names",
+    "link_local",
     "network_of",
     "order",
 ]
@@ -70,8 +71,18 @@ def _addresses(settings: EndpointSettings) -> tuple[str, str]:
     return config.ipv4_address, config.ipv6_address
 
 
-def check_settings(record: NetworkRecord, settings: EndpointSettings) -> None:
-    """Raise `InvalidParameter`, with Docker's messages, if these settings are invalid on this network."""
+def check_settings(record: NetworkRecord, settings: EndpointSettings, *, at_create: bool = False) -> None:
+    """Raise `InvalidParameter`, with Docker's messages, if these settings are invalid on this network. At the create of a
+    container, some messages name the network."""
+    try:
+        _check_settings(record, settings)
+    except InvalidParameter as error:
+        if at_create and str(error).startswith(_INVALID):
+            raise InvalidParameter(f"invalid config for network {record.name}: {error}") from None
+        raise
+
+
+def _check_settings(record: NetworkRecord, settings: EndpointSettings) -> None:
     addresses = [address for address in _addresses(settings) if address]
     if addresses and record.predefined:
         raise InvalidParameter(_INVALID + "user-specified IP address is supported on user-defined networks only")
@@ -84,14 +95,36 @@ def check_settings(record: NetworkRecord, settings: EndpointSettings) -> None:
             raise InvalidParameter(_INVALID + _DERIVED)
         if not any(_lies_in(address, each.subnet) for each in subnets):
             raise InvalidParameter(_INVALID + f"no configured subnet or ip-range contain the IP address {address}")
-    if settings.ipam_config and settings.ipam_config.link_local_ips:
-        raise InvalidParameter(_INVALID + "user-specified link-local addresses are not supported")
+    chosen = link_local(settings)
+    if chosen and record.name in (defaults.HOST_NETWORK, defaults.NO_NETWORK):
+        raise InvalidParameter(_INVALID + f"network {record.name} does not support link-local addresses")
+    if any(":" in address for address in chosen) and not record.ipv6:
+        raise InvalidParameter(_INVALID + f"network {record.name} has no IPv6, which a link-local IPv6 address needs")
     mac = settings.mac_address
     if mac:
         parts = mac.replace("-", ":").split(":")
         if len(parts) != 6 or not all(len(part) == 2 and _is_hex(part) for part in parts):
             raise InvalidParameter(f"invalid MAC address: {mac}")
     endpoint_sysctls(settings)
+
+
+def link_local(settings: EndpointSettings) -> tuple[str, ...]:
+    """The requested link-local addresses, with Docker's prefix lengths. Raises `InvalidParameter` for an invalid address."""
+    found: list[str] = []
+    for text in (settings.ipam_config and settings.ipam_config.link_local_ips) or ():
+        try:
+            address = ipaddress.ip_address(text)
+        except ValueError:
+            address = ipaddress.IPv4Address(0)
+        if address.is_unspecified or "%" in text:  # like Docker, allow no zone: the interface is known
+            raise InvalidParameter(f"{_INVALID}invalid link-local IP address: {text}".rstrip())
+        address = (isinstance(address, ipaddress.IPv6Address) and address.ipv4_mapped) or address
+        if not address.is_link_local:
+            raise InvalidParameter(f"invalid link local IP address: {text}")
+        found.append(f"{address}/{16 if address.version == 4 else 64}")
+    if len(set(found)) < len(found):
+        raise InvalidParameter(_INVALID + "a link-local IP address occurs twice")
+    return tuple(found)
 
 
 def _lies_in(address: str, subnet: str) -> bool:

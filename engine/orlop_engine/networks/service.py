@@ -392,7 +392,9 @@ class Networks:
             return endpoints
         return {name: settings for name, settings in endpoints.items() if name not in (defaults.DEFAULT_NETWORK, "default")}
 
-    def _requests(self, network_mode: str, endpoints: Mapping[str, EndpointSettings]) -> Sequence[planning.Request]:
+    def _requests(
+        self, network_mode: str, endpoints: Mapping[str, EndpointSettings], *, at_create: bool = False
+    ) -> Sequence[planning.Request]:
         found: dict[str, planning.Request] = {}
         for name, settings in self._available(endpoints).items():
             record = self.known(name)
@@ -403,14 +405,14 @@ class Networks:
             found[record.id] = planning.Request(record, settings)
         planning.check_combination(network_mode, [request.record for request in found.values()])
         for request in found.values():
-            planning.check_settings(request.record, request.settings)
+            planning.check_settings(request.record, request.settings, at_create=at_create)
         first = self.known(network_mode)
         return planning.order(found, first.id if first else "")
 
     def check(self, network_mode: str, endpoints: Mapping[str, EndpointSettings]) -> None:
-        """Called at create: refuse requests that can never be started, with the same errors as `plan`."""
+        """Called at create: refuse requests that can never be started, like `plan`."""
         if not network_mode.startswith("container:"):
-            planning.interface_names(self._requests(network_mode, endpoints))
+            planning.interface_names(self._requests(network_mode, endpoints, at_create=True))
 
     async def preview(
         self, network_mode: str, endpoints: Mapping[str, EndpointSettings], wanted: Sequence[Wanted]

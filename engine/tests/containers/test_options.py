@@ -290,11 +290,31 @@ def test_read_only_bind_mounts_are_recursive_unless_recursion_is_switched_off():
     assert volume["options"] == ["addr=1.2.3.4", "ro"]
 
 
-def test_link_local_addresses_are_refused():
-    wanted = EndpointSettings(ipam_config=EndpointIPAMConfig(link_local_ips=["169.254.1.1"]))
+@pytest.mark.parametrize(
+    ("addresses", "message"),
+    [
+        (["bogus"], "^invalid endpoint settings:\ninvalid link-local IP address: bogus$"),
+        ([""], "^invalid endpoint settings:\ninvalid link-local IP address:$"),
+        (["::"], "^invalid endpoint settings:\ninvalid link-local IP address: ::$"),
+        (["fe80::1%eth0"], "invalid link-local IP address: fe80::1%eth0$"),
+        (["169.254.1.1", "10.0.0.1"], "^invalid link local IP address: 10.0.0.1$"),
+        (["fec0::1"], "^invalid link local IP address: fec0::1$"),
+        (["169.254.1.1", "::ffff:169.254.1.1"], "a link-local IP address occurs twice$"),
+        (["fe80::1"], "network n has no IPv6, which a link-local IPv6 address needs$"),
+    ],
+)
+def test_invalid_link_local_addresses_are_refused(addresses, message):
+    wanted = EndpointSettings(ipam_config=EndpointIPAMConfig(link_local_ips=addresses))
     network = NetworkRecord(id="n", name="n", driver="bridge", created_ns=0)
-    with pytest.raises(InvalidParameter, match="user-specified link-local addresses are not supported"):
+    with pytest.raises(InvalidParameter, match=message):
         planning.check_settings(network, wanted)
+
+
+def test_link_local_addresses_get_the_prefix_lengths_of_docker():
+    wanted = EndpointSettings(ipam_config=EndpointIPAMConfig(link_local_ips=["::ffff:169.254.1.1", "fe80::1"]))
+    network = NetworkRecord(id="n", name="n", driver="bridge", created_ns=0, ipv6=True)
+    planning.check_settings(network, wanted)
+    assert planning.link_local(wanted) == ("169.254.1.1/16", "fe80::1/64")
 
 
 # --- devices ------------------------------------------------------------------------------------------------------------

@@ -11,7 +11,7 @@ import trio
 from networks_fixture import NETNS, NetworksFixture, address, asked, members, request, static
 
 from orlop_engine.networks.status import EndpointStatus
-from orlop_engine.types.containers import EndpointSettings, PortBinding
+from orlop_engine.types.containers import EndpointIPAMConfig, EndpointSettings, PortBinding
 from orlop_engine.types.networks import CreateRequest
 from orlop_monitor.protocol import Forward
 from orlop_sdk import (
@@ -19,6 +19,7 @@ from orlop_sdk import (
     DriverError,
     Forbidden,
     InvalidParameter,
+    NetworkCapabilities,
     NotFound,
     PublishedPort,
 )
@@ -53,6 +54,21 @@ def test_static_addresses_are_checked_and_assigned(networks_fixture: Callable[..
             with pytest.raises(error, match=message):
                 await h.plan(2, mode, endpoints={mode: static(text)})
         assert address(await h.start(3, "mine")) == "10.201.0.2/24", "nothing is left of what failed"
+
+    networks_fixture(body)
+
+
+def test_link_local_addresses_reach_only_drivers_that_support_them(networks_fixture: Callable[..., None]) -> None:
+    async def body(h: NetworksFixture) -> None:
+        h.drivers["old"] = FakeNetwork(capabilities=NetworkCapabilities(link_local=False))
+        await h.networks.create(CreateRequest(name="older", driver="old"))
+        wanted = EndpointSettings(ipam_config=EndpointIPAMConfig(link_local_ips=["169.254.1.1"]))
+        sandbox = await h.start(1, endpoints={"bridge": wanted})
+        assert sandbox.endpoints[0].endpoint.link_local == ("169.254.1.1/16",)
+        assert address(sandbox) == "10.200.0.2/24"
+        with pytest.raises(InvalidParameter, match=r"^network driver old does not support link-local addresses$"):
+            await h.plan(2, "older", endpoints={"older": wanted})
+        assert members(h.networks, "older") == {}
 
     networks_fixture(body)
 

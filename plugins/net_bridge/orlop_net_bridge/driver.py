@@ -84,7 +84,7 @@ class BridgeDriver:
 
     @property
     def capabilities(self) -> NetworkCapabilities:
-        return NetworkCapabilities()
+        return NetworkCapabilities(link_local=True)
 
     # --- the contract -----------------------------------------------------------------------------------------------
 

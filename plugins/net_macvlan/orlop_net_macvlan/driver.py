@@ -63,6 +63,7 @@ class _Driver:
             macs=self._KIND.name == "macvlan",
             several_subnets=True,
             uplink_option="parent",
+            link_local=True,
         )
 
     # --- the contract -----------------------------------------------------------------------------------------------

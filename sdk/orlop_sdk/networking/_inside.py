@@ -35,8 +35,9 @@ def _prepare_ipv6(ifname: str, wanted: bool) -> None:
 
 def set_up_inside(endpoint: Endpoint) -> None:
     """Configure a new link. Raises OSError or `DriverError`; the caller then removes the link."""
-    ipv6 = any(":" in each.address for each in endpoint.addresses)
-    _prepare_ipv6(endpoint.ifname, ipv6)
+    # In this order: the kernel prefers the first address of a link as the source of packets
+    addresses = [*(each.address for each in endpoint.addresses), *endpoint.link_local]
+    _prepare_ipv6(endpoint.ifname, any(":" in address for address in addresses))
     try:
         index = socket.if_nametoindex(endpoint.ifname)
     except OSError as error:
@@ -47,7 +48,7 @@ def set_up_inside(endpoint: Endpoint) -> None:
             # Neighbours that have cached an earlier MAC of this address learn the new MAC when the link comes up, not half a
             # minute later.
             notify_neighbours(index),
-            *(add_address(index, each.address) for each in endpoint.addresses),
+            *(add_address(index, address) for address in addresses),
             set_up(index),
         )
         # This is a separate request, because an existing default route must not be replaced if the link failed to come up.

@@ -67,7 +67,7 @@ class FakeNetwork:
         own_addresses: Iterable[Address] | None = None,
     ) -> None:
         kernels = own_addresses is None
-        self._capabilities = capabilities or NetworkCapabilities(addresses=kernels, publishes=kernels)
+        self._capabilities = capabilities or NetworkCapabilities(addresses=kernels, publishes=kernels, link_local=kernels)
         self._own_addresses = iter(own_addresses or ())
         self.networks: dict[str, NetworkSpec] = {}
         self.endpoints: dict[str, Endpoint] = {}
@@ -299,6 +299,25 @@ class NetworkSuite:
                 seen = self.look(netns)
                 if seen is not None:
                     assert seen == {"127.0.0.1/8"}
+            await driver.delete_network(network)
+
+        self._with_driver(factory, body)
+
+    def test_link_local_addresses_are_added(self, factory: Factory) -> None:
+        async def body(driver: NetworkDriver) -> None:
+            if not driver.capabilities.link_local:
+                return  # the daemon then refuses such addresses
+            network = self.network()
+            await driver.create_network(network)
+            with self.namespace() as netns:
+                chosen = ("169.254.1.1/16", "169.254.1.2/16")
+                endpoint = msgspec.structs.replace(self.endpoint(network, netns), link_local=chosen)
+                state = await driver.attach(endpoint)
+                seen = self.look(netns)
+                if seen is not None:
+                    given = endpoint.addresses if driver.capabilities.addresses else state.addresses
+                    assert seen == {"127.0.0.1/8", *(each.address for each in given), *chosen}
+                await driver.detach(endpoint, state)
             await driver.delete_network(network)
 
         self._with_driver(factory, body)

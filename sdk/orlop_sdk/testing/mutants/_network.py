@@ -45,6 +45,12 @@ async def _once(original: Any, self: Any, endpoint: Endpoint) -> Any:
     return await original(endpoint)
 
 
+async def _refuses_link_local(original: Any, self: Any, endpoint: Endpoint) -> Any:
+    if endpoint.link_local:
+        raise DriverError("no such addresses")
+    return await original(endpoint)
+
+
 async def _steals(original: Any, self: Any, endpoint: Endpoint) -> Any:
     for key in self._keys(endpoint):
         self.ports.pop(key, None)
@@ -106,6 +112,7 @@ def _one_host(context: Any) -> FakeNetwork:
 _NETWORKS = "test_network_calls_can_be_repeated"
 _ENDPOINT = "test_endpoint_is_attached_and_detached"
 _ENDED = "test_detach_after_the_container_ended_frees_its_ports"
+_LINK_LOCAL = "test_link_local_addresses_are_added"
 _TAKEN = "test_taken_port_is_a_conflict_and_leaves_nothing"
 _UPDATE = "test_update_moves_ports_and_default_route"
 _DIFFER = "test_ports_differ_by_protocol_and_address"
@@ -131,6 +138,7 @@ MUTANTS = (
         _ENDPOINT,
         change(FakeNetwork, "attach", lambda o, s, e: after(o(e), lambda state: replace(state, mac="02:00:00:00:00:09"))),
     ),
+    Mutant("claims link-local addresses and refuses them", _LINK_LOCAL, change(FakeNetwork, "attach", _refuses_link_local)),
     Mutant("detaches once", _ENDPOINT, change(FakeNetwork, "detach", _needs_endpoint)),
     Mutant("attaches nothing", _ENDPOINT, replaced(FakeNetwork, attach=nothing)),
     Mutant("needs the namespace of an ended container", _ENDED, change(FakeNetwork, "detach", _needs_namespace)),

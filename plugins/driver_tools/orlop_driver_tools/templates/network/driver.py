@@ -63,7 +63,7 @@ class MyDriver:
 
     @property
     def capabilities(self) -> NetworkCapabilities:
-        return NetworkCapabilities(publishes=False)
+        return NetworkCapabilities(publishes=False, link_local=True)
 
     def _bridge(self, network: NetworkSpec) -> str:
         return f"b{self._prefix}{network.id[:10]}"  # names of links have at most 15 characters
@@ -136,7 +136,8 @@ class MyDriver:
                     with open(f"/proc/sys/{path}", "w") as file:
                         file.write(value)
                 mac = json.loads(_output(("ip", "-json", "link", "show", endpoint.ifname)))[0]["address"]
-            nodad = {each.address: "nodad" if ":" in each.address else "" for each in endpoint.addresses}
+            addresses = [*(each.address for each in endpoint.addresses), *endpoint.link_local]
+            nodad = {address: "nodad" if ":" in address else "" for address in addresses}
             _ip(
                 namespace,
                 "link set lo up",
