@@ -2,11 +2,27 @@
 
 from __future__ import annotations
 
+import sys
 import sysconfig
 from pathlib import Path
+from typing import Any
 from venv import EnvBuilder
 
-__all__ = ["environment"]
+from tests.integration.engine import Engine
+
+__all__ = ["PluginEngine", "environment"]
+
+
+class PluginEngine(Engine):
+    """A daemon in a virtual environment that `environment` made."""
+
+    def __init__(self, config: dict[str, Any], venv: Path) -> None:
+        self.python = str(venv / "bin" / "python")
+        super().__init__(config)
+
+    @property
+    def command(self) -> list[str]:
+        return [self.python if word == sys.executable else word for word in super().command]
 
 
 def environment(top: Path) -> Path:

@@ -10,7 +10,6 @@ from __future__ import annotations
 import json
 import re
 import shutil
-import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -23,7 +22,7 @@ from urllib.request import urlopen
 import pytest
 from tests.integration import hostile_drivers
 from tests.integration.engine import Engine, patience, until
-from tests.integration.environments import environment
+from tests.integration.environments import PluginEngine, environment
 
 from orlop_sdk.testing.ports import free_port
 
@@ -134,19 +133,6 @@ CASES = [
     Case("runtime", "mounts-nonsense", "create start", "returned int"),
     Case("runtime", "features-hang", "create start stop"),
 ]
-
-
-class PluginEngine(Engine):
-    """A daemon in a virtual environment of its own, because the zygote ignores PYTHONPATH. The environment has the packages
-    of this one, and those that `install` writes to `site`."""
-
-    def __init__(self, config: dict[str, Any], venv: Path) -> None:
-        self.python = str(venv / "bin" / "python")
-        super().__init__(config)
-
-    @property
-    def command(self) -> list[str]:
-        return [self.python if word == sys.executable else word for word in super().command]
 
 
 def install(site: Path) -> None:
