@@ -52,7 +52,8 @@ def _types() -> list[object]:
 
 def _make_reachable_immortal(roots: list[object]) -> None:
     """Make `roots` and all objects reachable from them immortal, except frames, which are in use. Objects that
-    are already immortal are not visited again: a separate set of visited objects would be larger than the objects."""
+    are already immortal are not visited again. So no set of the visited objects is needed, which would take more memory than
+    the objects themselves."""
     for root in roots:
         stack = gc.get_referents(root)
         stack.append(root)

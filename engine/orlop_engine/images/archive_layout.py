@@ -116,7 +116,7 @@ def layout_parts(
     annotations: Mapping[str, str],
     docker: tuple[str, Sequence[str]] | None,
 ) -> Iterator[bytes | LayerContent]:
-    """The archive of one manifest or index (`root`) that `engine.building` has made. In the archive, this document has all
+    """The archive of a manifest or index (`root`), which `engine.building` has made. In the archive, this document has all
     of these `names`. `blobs` are all blobs that the document refers to. `docker` contains the digests of the configuration
     and of the layers for `manifest.json`; if it is None, no `manifest.json` is written."""
     members: dict[str, bytes | LayerContent] = {blob_path(blob.digest): blob_content(blob) for blob in (root, *blobs)}
