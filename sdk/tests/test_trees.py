@@ -55,6 +55,26 @@ def test_commit_syncs_the_files_of_a_snapshot_before_its_index_entry(
     assert order == [place, f"directory {place}", "index"]
 
 
+def test_deferred_commit_seals_the_snapshot_and_syncs_when_it_is_made_durable(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    storage, order = Trees(tmp_path), list[str]()
+    monkeypatch.setattr(_storage, "sync_filesystem", lambda path: order.append(os.path.dirname(path)))
+    monkeypatch.setattr(_storage, "fsync_directory", lambda path: order.append(f"directory {path}"))
+    monkeypatch.setattr(storage, "seal", lambda snapshot: order.append("sealed"))
+    monkeypatch.setattr(storage.index, "sync", lambda: order.append("index"))
+
+    async def work() -> None:
+        await storage.prepare("a", None)
+        await storage.commit_unsynced("a", "layer")
+        assert order == ["sealed"]
+        await storage.make_durable("layer")
+
+    run(work)
+    place = str(tmp_path / "snapshots")
+    assert order == ["sealed", place, f"directory {place}", "index"]
+
+
 def test_a_failed_prepare_leaves_no_directory_and_no_key(tmp_path: Path) -> None:
     storage = Trees(tmp_path)
 

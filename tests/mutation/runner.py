@@ -86,7 +86,9 @@ def try_mutants(area: Area, wanted: Callable[[str], bool], jobs: int) -> Outcome
 
 def _run_pytest(plugin: _Trials, area: Area) -> int:
     marked = "not alone" if os.geteuid() == 0 else "not alone and not root"
-    options = ["-q", "-s", "-p", "no:cacheprovider", "-m", marked, "--hypothesis-seed=0"]
+    # The modules of the sdk with fixtures were imported before
+    imported = "ignore:Module already imported:pytest.PytestAssertRewriteWarning"
+    options = ["-q", "-s", "-p", "no:cacheprovider", "-m", marked, "--hypothesis-seed=0", "-W", imported]
     return int(pytest.main([*options, *area.tests], plugins=[plugin]))
 
 
