@@ -12,7 +12,7 @@ __all__ = ["GROUPS", "edges", "generated", "imported_modules", "lines", "main", 
 TOP = Path(__file__).parents[1]
 PAGE = TOP / "ARCHITECTURE.md"
 BEGIN, END = "<!-- made by ./dev docs -->\n", "<!-- end -->\n"
-GROUPS = {"drivers": ("storage_", "log_", "net_", "runtime_", "volume_")}
+GROUPS = {"drivers": ("storage_", "log_", "net_", "runtime_", "volume_", "docker_plugins")}
 """Packages that the picture shows as one."""
 
 

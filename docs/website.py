@@ -31,6 +31,7 @@ BOOKS: Mapping[str, Sequence[str]] = {
         "docs/coming-from-docker.md",
         "docs/registries.md",
         "docs/storage.md",
+        "docs/docker-plugins.md",
         "docs/networks.md",
         "docs/access.md",
         "docs/threat-model.md",

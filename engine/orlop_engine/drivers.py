@@ -40,8 +40,10 @@ from orlop_sdk import (
     Storage,
     StorageAudit,
     StorageContext,
+    Unavailable,
     VolumeContext,
     VolumeDriver,
+    VolumeMounts,
     discovery,
 )
 
@@ -69,7 +71,7 @@ def _network(gate: Gate, made: object) -> NetworkDriver:
 
 
 def _volume(gate: Gate, made: object) -> VolumeDriver:
-    return cast("VolumeDriver", guard(gate, made, VolumeDriver))
+    return cast("VolumeDriver", guard(gate, made, VolumeDriver, VolumeMounts))
 
 
 def _runtime(gate: Gate, made: object) -> Runtime:
@@ -318,10 +320,12 @@ def _find(kind: str, name: str, made_with: str = "") -> discovery.Factory:
     `Drivers.meant`."""
     try:
         factory = discovery.find(kind, name)
-    except NotFound:
+    except NotFound as error:
         if not made_with:
             raise
         distribution, _, plain = made_with.rpartition(":")
+        if discovery.is_finder(kind, distribution):  # it is installed, and looked for the driver outside of Python
+            raise Unavailable(str(error)) from None
         raise NotFound(
             f'cannot use {kind} driver "{plain}": the driver that was used at creation '
             f"is of the distribution {distribution}, which is not installed"

@@ -207,6 +207,19 @@ class FakeRuntime:
 _SERVICES = "store images volumes networks storage drivers execs zygote counters serving".split()
 
 
+class NoVolumes:
+    """The service of volumes, when no driver mounts volumes. `methods` are further methods."""
+
+    def __init__(self, **methods):
+        vars(self).update(methods)
+
+    def users_for(self, container_id):
+        return []
+
+    async def unmount_orphans(self, known):
+        pass
+
+
 class FakeEngine:
     zygote = None
 
@@ -235,7 +248,7 @@ class FakeEngine:
         self.runtime_error = None
         self.drivers = SimpleNamespace(runtime=self._runtime, log=asynced(None), volume=asynced(None), network=asynced(None))
         self.drivers.meant = lambda kind, name, made_with: name
-        self.volumes = None
+        self.volumes = NoVolumes()
         index, paths, events = ContainerIndex(), ContainerPaths(self.config.data_root, self.config.exec_root), self.events
         paths.make_roots()
         current, events = CurrentConfig(self.config), ContainerEvents(events)

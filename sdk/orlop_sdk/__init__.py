@@ -22,6 +22,7 @@ from .errors import (
 )
 from .hooks import (
     GROUPS,
+    FoundDriver,
     Register,
     hookimpl,
 )
@@ -78,6 +79,7 @@ from .volume import (
     VolumeCapabilities,
     VolumeContext,
     VolumeDriver,
+    VolumeMounts,
 )
 
 __all__ = [
@@ -96,6 +98,7 @@ __all__ = [
     "EndpointState",
     "Execution",
     "Forbidden",
+    "FoundDriver",
     "InvalidParameter",
     "LayerRebase",
     "LayerStream",
@@ -142,5 +145,6 @@ __all__ = [
     "VolumeCapabilities",
     "VolumeContext",
     "VolumeDriver",
+    "VolumeMounts",
     "hookimpl",
 ]

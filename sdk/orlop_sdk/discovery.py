@@ -1,7 +1,8 @@
 """Plugin discovery: the only typed wrapper around pluggy. No other module uses `pm.hook`.
 
 A plugin is loaded only if it is named in the configuration or in a request. An installed plugin that is not selected costs
-nothing and cannot break the daemon. The caller owns the object that the factory makes.
+nothing and cannot break the daemon. The caller owns the object that the factory makes. Plugins with the hook
+`orlop_find_driver` are asked for drivers that no distribution registers.
 """
 
 from __future__ import annotations
@@ -14,9 +15,9 @@ import pluggy
 
 from orlop_sdk import entrypoints, hooks
 from orlop_sdk.entrypoints import EntryPoint
-from orlop_sdk.errors import DriverError, NotFound
+from orlop_sdk.errors import DriverError, NotFound, OrlopError
 
-__all__ = ["Factory", "find", "installed", "origin"]
+__all__ = ["Factory", "find", "installed", "is_finder", "origin"]
 
 
 class Factory(NamedTuple):
@@ -93,12 +94,15 @@ def _select(kind: str, name: str, max_age: float) -> EntryPoint | None:
 
 def origin(kind: str, name: str) -> str:
     """DISTRIBUTION:NAME of the plugin that `find` would load; "" if no plugin or several plugins have the name. Imports no
-    plugin."""
+    plugin. If no distribution registers the name of a driver, the only finder is assumed to find it."""
     try:
         point = _select(kind, name, float("inf")) or _select(kind, name, _FRESH)
     except DriverError:
         return ""
-    return f"{point.distribution()[0]}:{point.name}" if point else ""
+    if point is not None:
+        return f"{point.distribution()[0]}:{point.name}"
+    finders = _finders(kind)
+    return f"{finders[0].distribution()[0]}:{name}" if len(finders) == 1 and ":" not in name else ""
 
 
 def installed(kind: str) -> list[str]:
@@ -127,18 +131,8 @@ def _wrong_version(kind: str, written_for: object, distribution: str) -> str:
     return f"{found}; install a newer release of {distribution}"
 
 
-def find(kind: str, name: str) -> Factory:
-    """Load the plugin `name` of `kind`. Raises `NotFound` if there is no such plugin; the message lists the installed
-    plugins. Raises `DriverError` if the plugin cannot be imported, does not register `name`, or was written for another
-    version of the kind's contract."""
-    # Scan again only for an unknown name: its plugin may have been installed after the last scan
-    point = _select(kind, name, float("inf")) or _select(kind, name, _FRESH)
-    if point is None:
-        have = ", ".join(installed(kind)) or "none"
-        raise NotFound(f'cannot find {_what(kind)} "{name}": installed {_what(kind)}s are: {have}')
-    if (kind, point) in _loaded:
-        return _loaded[kind, point]
-    hook = hooks.KINDS[kind].hook
+def _manager(kind: str, name: str, hook: str, point: EntryPoint) -> pluggy.PluginManager:
+    """A plugin manager with one hook and one plugin, which this function imports. `kind` and `name` are for messages."""
     manager = pluggy.PluginManager("orlop")
     # Add only the hook of this kind, because adding all hooks takes 0.5 ms
     manager.add_hookspecs(type("Specification", (), {hook: staticmethod(getattr(hooks, hook))}))
@@ -147,6 +141,57 @@ def find(kind: str, name: str) -> Factory:
     # also SystemExit: a module that calls sys.exit when it is imported must not end the daemon
     except BaseException as error:
         raise _broken(kind, name, error) from error
+    return manager
+
+
+def _finders(kind: str) -> list[EntryPoint]:
+    """The plugins that may find a driver which no distribution registers, sorted by their names."""
+    if not hooks.KINDS[kind].driver:
+        return []
+    return [point for _, point in sorted(_entry_points(hooks.FINDER, float("inf")).items())]
+
+
+def is_finder(kind: str, distribution: str) -> bool:
+    """Whether a distribution has a plugin with the hook `orlop_find_driver`. Imports no plugin."""
+    return any(point.distribution()[0] == distribution for point in _finders(kind))
+
+
+def _find_elsewhere(kind: str, name: str) -> Factory:
+    """Ask the finders for a driver. DISTRIBUTION:NAME asks only the finders of one distribution."""
+    wanted, _, plain = name.rpartition(":")
+    places: list[str] = []
+    for point in _finders(kind):
+        distribution, version = point.distribution()
+        if wanted not in ("", distribution):
+            continue
+        manager = _manager(kind, name, "orlop_find_driver", point)
+        try:
+            found = manager.hook.orlop_find_driver(kind=kind, name=plain, looked=places.append)
+        except OrlopError:
+            raise
+        except BaseException as error:
+            raise _broken(kind, name, error) from error
+        if found is not None:
+            if remedy := _wrong_version(kind, found.spi_version, distribution):
+                raise DriverError(f'cannot load {_what(kind)} "{name}": {remedy}')
+            return Factory(kind, plain, found.factory, found.spi_version, distribution, version)
+    have = ", ".join(installed(kind)) or "none"
+    looked = f"; there is none of {', '.join(places)}" if places else ""
+    raise NotFound(f'cannot find {_what(kind)} "{name}": installed {_what(kind)}s are: {have}{looked}')
+
+
+def find(kind: str, name: str) -> Factory:
+    """Load the plugin `name` of `kind`. Raises `NotFound` if there is no such plugin; the message lists the installed
+    plugins. Raises `DriverError` if the plugin cannot be imported, does not register `name`, or was written for another
+    version of the kind's contract."""
+    # Scan again only for an unknown name: its plugin may have been installed after the last scan
+    point = _select(kind, name, float("inf")) or _select(kind, name, _FRESH)
+    if point is None:
+        return _find_elsewhere(kind, name)
+    if (kind, point) in _loaded:
+        return _loaded[kind, point]
+    hook = hooks.KINDS[kind].hook
+    manager = _manager(kind, name, hook, point)
     found: dict[str, tuple[Callable[..., Any], int, hooks.CheckOptions | None]] = {}
 
     def register(

@@ -20,7 +20,7 @@ from typing import Any, NamedTuple, Protocol
 
 import pluggy
 
-__all__ = ["GROUPS", "KINDS", "CheckOptions", "Kind", "Register", "hookimpl", "hookspec"]
+__all__ = ["FINDER", "GROUPS", "KINDS", "CheckOptions", "FoundDriver", "Kind", "Register", "hookimpl", "hookspec"]
 
 hookspec = pluggy.HookspecMarker("orlop")
 hookimpl = pluggy.HookimplMarker("orlop")
@@ -50,6 +50,9 @@ KINDS = {
     "check": Kind("orlop_check", driver=False),
     "command": Kind("orlop_command", driver=False),
 }
+FINDER = "finder"
+"""Plugins of the group `orlop.finder` find drivers that no distribution registers: see `orlop_find_driver`. They have no
+names that users select."""
 GROUPS = tuple(f"orlop.{name}" for name, kind in KINDS.items() if kind.driver)
 
 
@@ -125,3 +128,18 @@ def orlop_check(register: Register) -> None:
 def orlop_command(register: Register) -> None:
     """Register functions `(Config, arguments) -> exit code`. `orlopd --check` calls the function `check` and exits; `orlopd
     --adopt PATH` calls the function `adopt` and starts the daemon if the exit code is 0."""
+
+
+class FoundDriver(NamedTuple):
+    """The answer of `orlop_find_driver`. `factory` and `spi_version` are the same as in `Register`."""
+
+    factory: Callable[..., Any]
+    spi_version: int = 1
+
+
+@hookspec(firstresult=True)
+def orlop_find_driver(kind: str, name: str, looked: Callable[[str], None]) -> FoundDriver | None:
+    """Find a driver that no distribution registers, for example because its name is the name of a socket. `kind` is
+    "storage", "log", "network", "runtime" or "volume". Returns None if there is no such driver. Calls `looked` with each
+    place where the driver could be; an error message lists these places. Called for each unknown name, on a thread, so it
+    must be fast. The name comes from a request: it may contain any characters."""

@@ -1,20 +1,20 @@
 """The contract of a volume driver, which manages volumes by name and describes how to mount them.
 
 The daemon calls `mounts` for each start of a container that uses the volume. It calls `remove` only if no container uses the
-volume.
+volume. If a driver itself mounts its volumes on the host, it also implements `VolumeMounts`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import msgspec
 
 from .common import Mount
 from .storage import Usage
 
-__all__ = ["Volume", "VolumeCapabilities", "VolumeContext", "VolumeDriver"]
+__all__ = ["Volume", "VolumeCapabilities", "VolumeContext", "VolumeDriver", "VolumeMounts"]
 
 
 class VolumeCapabilities(msgspec.Struct, frozen=True):
@@ -32,11 +32,13 @@ class VolumeContext(msgspec.Struct, frozen=True):
 
 class Volume(msgspec.Struct, frozen=True):
     """A volume as the driver knows it. `mountpoint` is the path of its content on the host, "" when it has none yet.
-    `options` are the options given to `create`."""
+    `options` are the options given to `create`. `status` is information of the driver, which `docker volume inspect` shows;
+    it must be representable as JSON."""
 
     name: str
     mountpoint: str
     options: dict[str, str] = {}
+    status: dict[str, Any] = {}
 
 
 @runtime_checkable
@@ -71,4 +73,23 @@ class VolumeDriver(Protocol):
 
     async def names(self) -> Sequence[str]:
         """The names of all volumes of this driver."""
+        ...
+
+
+@runtime_checkable
+class VolumeMounts(Protocol):
+    """Methods of a volume driver that mounts its volumes on the host while containers use them.
+
+    The daemon calls `mount` before each start of a container, and before other uses of the content (to fill a new volume,
+    and for `docker cp`). After the use, when no mount namespace of the container exists any more, it calls `unmount` with
+    the same `user`. `mounts` of such a driver may return nothing while the volume is not in use."""
+
+    async def mount(self, name: str, user: str) -> Sequence[Mount]:
+        """Make the volume usable, and return the mounts that show it, as `mounts` does. `user` is a different string for
+        each use. If this method raises, the daemon calls `unmount`, because the volume may be mounted nevertheless."""
+        ...
+
+    async def unmount(self, name: str, user: str) -> None:
+        """End a use. The daemon also calls this method for a `user` for whom `mount` failed or was interrupted. If it
+        raises, the daemon logs the error, and does not call it again."""
         ...

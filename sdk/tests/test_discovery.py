@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import zipfile
+from collections.abc import Callable
 from importlib.metadata import DistributionFinder, MetadataPathFinder, distributions
 from pathlib import Path
 from types import ModuleType
@@ -202,3 +203,69 @@ def test_second_distribution_of_the_same_name_on_the_import_path_is_ignored(
         monkeypatch.syspath_prepend(str(top))
     assert discovery.installed("log").count("same") == 1
     assert discovery.find("log", "same").distribution == "dist-same"
+
+
+# --- drivers that no distribution registers ---------------------------------------------------------------------------
+
+
+class _Finder(ModuleType):
+    def __init__(self, name: str, known: str, error: BaseException | None = None) -> None:
+        super().__init__(name)
+        self.asked: list[tuple[str, str]] = []
+
+        @hooks.hookimpl
+        def orlop_find_driver(kind: str, name: str, looked: Callable[[str], None]) -> hooks.FoundDriver | None:
+            self.asked.append((kind, name))
+            if error:
+                raise error
+            looked(f"/{self.__name__}/{name}.sock")
+            return hooks.FoundDriver(lambda: f"{name} of {self.__name__}") if name == known else None
+
+        self.orlop_find_driver = orlop_find_driver
+
+
+def _finders(monkeypatch: pytest.MonkeyPatch, *finders: _Finder) -> None:
+    points = [EntryPoint("registered", "nowhere", "orlop.volume")]
+    for finder in finders:
+        monkeypatch.setitem(sys.modules, finder.__name__, finder)
+        points.append(EntryPoint(finder.__name__, finder.__name__, "orlop.finder"))
+    monkeypatch.setattr(discovery, "_scanned", (0.0, {}))
+    monkeypatch.setattr(discovery.entrypoints, "every", lambda: points)
+    monkeypatch.setattr(EntryPoint, "distribution", lambda self: (f"dist-{self.name}", "1.5"))
+
+
+def test_finders_are_asked_in_order_for_a_driver_that_no_distribution_registers(monkeypatch: pytest.MonkeyPatch) -> None:
+    first, second = _Finder("f1", "one"), _Finder("f2", "two")
+    _finders(monkeypatch, second, first)
+    found = discovery.find("volume", "two")
+    assert (found.make(), found.origin, found.version) == ("two of f2", "dist-f2:two", "1.5")
+    assert first.asked == second.asked == [("volume", "two")]
+    assert discovery.find("volume", "one").make() == "one of f1" and len(second.asked) == 1
+    assert discovery.find("volume", "dist-f2:two").origin == "dist-f2:two" and ("volume", "two") not in first.asked[2:]
+    with pytest.raises(
+        NotFound, match=r'"no": installed volume drivers are: registered; there is none of /f1/no.sock, /f2/no.sock'
+    ):
+        discovery.find("volume", "no")
+    with pytest.raises(NotFound):
+        discovery.find("volume", "dist-f3:two")
+
+
+def test_finders_are_asked_for_drivers_only_and_not_for_registered_names(monkeypatch: pytest.MonkeyPatch) -> None:
+    finder = _Finder("f1", "registered")
+    _finders(monkeypatch, finder)
+    with pytest.raises(DriverError, match='cannot load volume driver "registered"'):
+        discovery.find("volume", "registered")
+    with pytest.raises(NotFound):
+        discovery.find("service", "registered")
+    assert finder.asked == []
+    assert discovery.origin("volume", "other") == "dist-f1:other"
+    assert discovery.origin("volume", "registered") == "dist-registered:registered"
+    assert discovery.is_finder("volume", "dist-f1") and not discovery.is_finder("volume", "dist-registered")
+    assert discovery.origin("volume", "dist-x:other") == discovery.origin("service", "other") == ""
+
+
+@pytest.mark.parametrize("error", [ValueError("no"), SystemExit(3), DriverError("its file is broken")])
+def test_error_of_a_finder_is_a_driver_error(monkeypatch: pytest.MonkeyPatch, error: BaseException) -> None:
+    _finders(monkeypatch, _Finder("f1", "one", error))
+    with pytest.raises(DriverError, match=str(error)):
+        discovery.find("volume", "one")

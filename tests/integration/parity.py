@@ -13,7 +13,7 @@ import re
 import socket
 import subprocess
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -241,8 +241,11 @@ def both(sides: tuple[Side, Side], do: Callable[[Side], Any]) -> tuple[Any, Any]
 
 
 @contextmanager
-def beside_dockerd(shared: Engine, home: Path) -> Iterator[tuple[Side, Side]]:
-    """A dockerd with its files in `home`, and the shared orlopd. Both have the same containers."""
+def beside_dockerd(
+    shared: Engine, home: Path, prefix: Sequence[str] = (), *, filled: bool = True
+) -> Iterator[tuple[Side, Side]]:
+    """A dockerd with its files in `home`, and the shared orlopd. If `filled`, both have the same containers. `prefix`: a
+    program and its arguments that execute dockerd."""
     default, own, others = free_subnets(3)
     subprocess.run(["ip", "link", "add", BRIDGE, "type", "bridge"], check=True)
     log = (home / "log").open("wb")
@@ -255,15 +258,19 @@ def beside_dockerd(shared: Engine, home: Path) -> Iterator[tuple[Side, Side]]:
         (home / "daemon.json").write_text("{}")
         roots = [f"--config-file={home}/daemon.json", f"--data-root={home}/data", f"--exec-root={home}/exec"]
         quiet = [f"--pidfile={home}/pid", f"--bridge={BRIDGE}", "--iptables=false", "--ip6tables=false", "-l", "warn"]
-        process = subprocess.Popen(["dockerd", "-H", f"unix://{theirs.path}", *roots, *quiet], stdout=log, stderr=log)
+        process = subprocess.Popen(
+            [*prefix, "dockerd", "-H", f"unix://{theirs.path}", *roots, *quiet], stdout=log, stderr=log
+        )
         until(lambda: _answers(theirs), "dockerd", 60)  # containerd must start first, perhaps from a cold cache
         assert theirs.raw("POST", "/images/load?quiet=1", archive())[0] == 200
-        both((theirs, ours), Side.fill)
+        if filled:
+            both((theirs, ours), Side.fill)
         yield theirs, ours
     finally:
-        ours.empty()
+        if filled:
+            ours.empty()
         if process is not None:
-            if process.poll() is None and _answers(theirs):
+            if filled and process.poll() is None and _answers(theirs):
                 theirs.empty()
             process.terminate()
             process.wait(30)

@@ -85,6 +85,8 @@ def test_clients_of_role_no_exec_run_new_containers_but_no_commands_in_existing_
         ("run --security-opt seccomp=unconfined busybox true", "SecurityOpt seccomp=unconfined"),
         ("run --security-opt systempaths=unconfined busybox true", "MaskedPaths"),
         ("volume create -o type=none -o o=bind -o device=/ evil", "a volume with options of its driver"),
+        ("volume create -d some-plugin evil", "a volume of driver some-plugin"),
+        ("run --volume-driver some-plugin -v evil:/d busybox true", "a volume of driver some-plugin"),
         ("network create -d macvlan evil", "a network of driver macvlan"),
     ):
         assert f"{what} is not allowed for role no-exec" in engine_fixture.denied("ci", *argv.split())

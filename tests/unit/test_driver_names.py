@@ -73,7 +73,7 @@ def test_search_for_driver_names_finds_the_names_in_example_code(source: str, na
 
 def test_list_of_driver_distributions_contains_exactly_those_of_this_project() -> None:
     """Drivers of a distribution that is not in the list would run on a separate event loop."""
-    kinds = [f"orlop.{name}" for name, kind in hooks.KINDS.items() if kind.driver]
+    kinds = [*hooks.GROUPS, f"orlop.{hooks.FINDER}"]
     projects = (tomllib.loads(path.read_text())["project"] for path in TOP.glob("plugins/*/pyproject.toml"))
     ours = {each["name"] for each in projects if set(kinds) & set(each.get("entry-points", {}))}
     assert ours == defaults.DISTRIBUTIONS

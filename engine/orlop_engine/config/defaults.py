@@ -74,6 +74,7 @@ DIRECTORIES: Mapping[tuple[str, str], str] = {
 
 DISTRIBUTIONS = frozenset(
     {
+        "orlop-docker-plugins",
         "orlop-log-fluentd",
         "orlop-log-gelf",
         "orlop-log-journald",

@@ -66,7 +66,7 @@ async def recover(ports: Ports, container: Container, known: trio.Event, turns: 
 async def _living_run(ports: Ports, container: Container) -> Run | None:
     """If the container's monitor is alive, show the container to clients as running, and return its run. Otherwise record
     the exit and return None."""
-    run = Run(ports.paths.run_dir(container.id))
+    run = Run(ports.paths.run_dir(container.id), volume_users=[*ports.volumes.users_for(container.id)])
     if not os.path.isdir(run.run_dir):
         await _account_lost(ports, container)
         return None
@@ -279,6 +279,8 @@ async def _account_lost(ports: Ports, container: Container, *, never: bool = Fal
         await trio.to_thread.run_sync(runs.kill_cgroups, init)
     if left:
         await runtime.clean(ports, container)  # needed even if `init` is None: an interrupted start leaves runtime state
+    if users := ports.volumes.users_for(record.id):
+        ports.background.start(ports.volumes.unmount, users)  # in the background, because the volumes' driver may hang
     if between or died:
         await ports.rows.save(container)
     if died:

@@ -51,6 +51,8 @@ class Run(msgspec.Struct, eq=False):
     """The scopes of tasks that hold the container's lock and wait for its exit. `expedite` shortens these waits."""
     latest: float = float("inf")
     """No wait in `grace` lasts beyond this time."""
+    volume_users: list[str] = []
+    """The volumes that their drivers have mounted for this run (see `Volumes.mount`)."""
 
     async def grace(self, seconds: float) -> None:
         """Wait for the exit, for at most `seconds`, or less if `expedite` shortens the wait."""

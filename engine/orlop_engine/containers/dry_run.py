@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import os
 import posixpath
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, MutableSequence, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
@@ -134,12 +134,12 @@ class _PlannedVolumes:
     def get(self, name: str) -> VolumeRecord:
         return self._real.get(name)
 
-    async def mounts(self, name: str) -> Sequence[Mount]:
+    async def mount(self, name: str, container_id: str, users: MutableSequence[str]) -> Sequence[Mount]:
         try:
-            self._real.get(name)
+            found = await self._real.mounts(name)
         except NotFound:
-            return (Mount("bind", f"<source of volume {name}>"),)
-        return await self._real.mounts(name)
+            found = ()
+        return found or (Mount("bind", f"<source of volume {name}>"),)
 
 
 class _Problems(list[str]):

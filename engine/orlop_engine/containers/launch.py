@@ -287,6 +287,8 @@ async def _undo(ports: Ports, container: Container, run: Run, plan: Any, *, dele
             run.monitor.kill()
             with trio.move_on_after(_ENDING):
                 await run.monitor.ended()
+        if run.volume_users:
+            await ports.volumes.unmount(run.volume_users)
         try:
             if plan is not None:
                 await ports.networks.abandon(plan)  # if `attach` has been called, this only closes the plan's sockets

@@ -51,7 +51,7 @@ async def mounted(ports: Ports, container: Container, runtime: Runtime) -> Mount
     oci: list[dict[str, Any]] = []
     mapped = user_namespaces.ids_of(ports.ids, record.host_config) is not None
     for number, mount in enumerate(record.mounts):
-        sources = await _sources(ports, mount)
+        sources = await _sources(ports, container, mount)
         if mount.type == "volume" and mount.subpath and len(sources) == 1 and sources[0].type == "bind":
             await volumes.patiently(partial(volumes.check_subpath, sources[0].source, mount.subpath))
         if mount.type == "image" or (mount.type == "volume" and (mount.subpath or mapped)):
@@ -69,9 +69,10 @@ async def mounted(ports: Ports, container: Container, runtime: Runtime) -> Mount
     return MountPlan(oci, (*trees, *more), shm)
 
 
-async def _sources(ports: Ports, mount: MountRecord) -> tuple[Mount, ...]:
+async def _sources(ports: Ports, container: Container, mount: MountRecord) -> tuple[Mount, ...]:
     if mount.type == "volume":
-        return tuple(await ports.volumes.mounts(mount.name))
+        users = container.run.volume_users if container.run else []  # a dry run has no run, and mounts nothing
+        return tuple(await ports.volumes.mount(mount.name, container.id, users))
     if mount.type != "image":
         return ()
     image = ports.images.get(mount.name)

@@ -129,7 +129,8 @@ async def _remove_rest(ports: Ports, container: Container, run: Run | None, *, v
     busy, busy_volumes = False, []
     try:
         await prepared_sandbox.drop(ports, container)
-        if run is not None and record.host_config.pid_mode:
+        # A driver unmounts its volumes only after the end of the monitor, and cannot remove a mounted volume.
+        if run is not None and (record.host_config.pid_mode or run.volume_users):
             # If the container has its own PID namespace, the kernel kills all its processes when its init process exits
             # (pid_namespaces(7)). In a shared PID namespace, processes of the container may outlive its init process, and
             # still write files.

@@ -53,6 +53,7 @@ async def restore(ports: Ports) -> None:
     quarantined = _quarantined_alive(ports)
     ports.background.start(_restore_networks, ports, [sandbox for sandbox in quarantined.values() if sandbox is not None])
     await _sweep_runs(ports, {*quarantined, *(container.id for container in _undecided(ports.index, known))})
+    ports.background.start(ports.volumes.unmount_orphans, lambda key: key in ports.index or key in ports.index.quarantined)
     await volumes.discard_orphans(ports)
     await removal.sweep(ports)
     tried = {key: trio.Event() for key in known}

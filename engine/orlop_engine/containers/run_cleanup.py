@@ -24,9 +24,15 @@ _CLEAN_UP = 30.0
 
 
 async def clean_up(ports: Ports, container: Container, run: Run) -> None:
-    """Wait until the exit of a run has been published and its monitor has ended. If the monitor died after it had reported
-    the exit, this function completes the monitor's cleanup. If the monitor hangs, this function kills the monitor. Raises
-    `DeadlineExceeded` when the monitor does not die."""
+    """Wait until the exit of a run has been published and its monitor has ended, and end the run's uses of volumes. If the
+    monitor died after it had reported the exit, this function completes the monitor's cleanup. If the monitor hangs, this
+    function kills the monitor. Raises `DeadlineExceeded` when the monitor does not die."""
+    await _end_monitor(ports, container, run)
+    if run.volume_users:
+        await ports.volumes.unmount(run.volume_users)
+
+
+async def _end_monitor(ports: Ports, container: Container, run: Run) -> None:
     await run.finished.wait()
     monitor = run.monitor
     assert monitor is not None

@@ -19,7 +19,7 @@ from orlop_engine.threads import Abandonable
 from orlop_engine.types.containers import HostConfig
 from orlop_engine.volumes.record import VolumeCheck
 from orlop_kernel.store import UNREADABLE, Delete, Put, Store
-from orlop_sdk import Conflict, DeadlineExceeded, DriverError, InvalidParameter, NotFound, OrlopError
+from orlop_sdk import Conflict, DeadlineExceeded, DriverError, InvalidParameter, Mount, NotFound, OrlopError
 from orlop_sdk.subpaths import open_subpath
 
 from .ports import Ports
@@ -149,22 +149,32 @@ def _promised(source: str) -> None:
 
 async def populate(ports: Ports, record: ContainerRecord) -> None:
     """Fill empty volumes with the image's files, as Docker does. Only volumes that are a directory on this host are filled.
-    A volume that its driver mounts (nfs, tmpfs) is not filled, because it is mounted only at the container's start."""
+    A volume that a container's monitor mounts (nfs, tmpfs) is not filled, because it is mounted only at the container's
+    start."""
     for mount in record.mounts:
         if mount.type != "volume" or not mount.copy:
             continue
-        sources = await ports.volumes.mounts(mount.name)
-        if len(sources) != 1 or sources[0].type != "bind":
-            continue
-        source, subpath = sources[0].source, mount.subpath
-        if not await patiently(partial(_is_empty, source, subpath)):  # the volume may be a bind of a path on a dead server
-            continue
-        target = _open_directory(source, subpath)
-        if target >= 0:
-            try:
-                await _copy_up(ports, record, mount.destination, target)
-            finally:
-                os.close(target)
+        users: list[str] = []
+        try:
+            await _populate(ports, record, mount, await ports.volumes.mount(mount.name, record.id, users))
+        finally:
+            if users:
+                with trio.CancelScope(shield=True, deadline=trio.current_time() + _PATIENCE):
+                    await ports.volumes.unmount(users)
+
+
+async def _populate(ports: Ports, record: ContainerRecord, mount: MountRecord, sources: Sequence[Mount]) -> None:
+    if len(sources) != 1 or sources[0].type != "bind":
+        return
+    source, subpath = sources[0].source, mount.subpath
+    if not await patiently(partial(_is_empty, source, subpath)):  # the volume may be a bind of a path on a dead server
+        return
+    target = _open_directory(source, subpath)
+    if target >= 0:
+        try:
+            await _copy_up(ports, record, mount.destination, target)
+        finally:
+            os.close(target)
 
 
 async def _copy_up(ports: Ports, record: ContainerRecord, path: str, target: int) -> None:

@@ -13,6 +13,8 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import NamedTuple
 
+import trio
+
 from orlop_engine.containers import prepared_sandbox
 from orlop_engine.containers.container import Container
 from orlop_engine.containers.ports import Ports
@@ -20,6 +22,8 @@ from orlop_monitor.unpack.request import Bind, View
 from orlop_sdk import Conflict
 
 __all__ = ["Seen", "opened"]
+
+_UNMOUNTING = 20.0  # seconds that a volume driver has to unmount the volumes of a view, even if the client has disconnected
 
 
 class Seen(NamedTuple):
@@ -48,13 +52,13 @@ async def opened(ports: Ports, container: Container, *, mounts: bool, write: boo
             if user >= 0:
                 stack.callback(os.close, user)
             root, mapped = ports.paths.root(container.id), user >= 0
-            binds = await _binds(ports, container, mapped=mapped) if mounts else ()
+            binds = await _binds(ports, container, stack, mapped=mapped) if mounts else ()
             view = View(root, binds=binds, joined=True, writable=write, readonly=readonly, mapped=mapped)
             yield Seen(view, (namespace, user) if mapped else (namespace,))
             return
         if write:
             await prepared_sandbox.drop(ports, container)
-        binds = await _binds(ports, container) if mounts else ()
+        binds = await _binds(ports, container, stack) if mounts else ()
         layers = tuple(await ports.storage.mounts(container.id, readonly=not write))
         yield Seen(View(_mount_point(ports), layers, binds, writable=write, readonly=readonly), ())
 
@@ -90,10 +94,19 @@ def _user_namespace(container: Container) -> int:
     return os.open(path, os.O_RDONLY | os.O_CLOEXEC) if path else -1
 
 
-async def _binds(ports: Ports, container: Container, *, mapped: bool = False) -> tuple[Bind, ...]:
+async def _unmount(ports: Ports, users: list[str]) -> None:
+    if users:
+        with trio.CancelScope(shield=True, deadline=trio.current_time() + _UNMOUNTING):
+            await ports.volumes.unmount(users)
+
+
+async def _binds(ports: Ports, container: Container, stack: AsyncExitStack, *, mapped: bool = False) -> tuple[Bind, ...]:
     """The binds of the container's volumes, images and host directories. `mapped`: the container runs with a user namespace.
-    In this case the monitor has mounted the volumes and images in its stage directory."""
+    In this case the monitor has mounted the volumes and images in its stage directory. Volumes that their drivers mount for
+    the view are unmounted when `stack` is closed."""
     found: list[Bind] = []
+    users: list[str] = []
+    stack.push_async_callback(_unmount, ports, users)
     for number, record in enumerate(container.record.mounts):
         sources: Sequence[str] = ()
         if mapped and record.type in ("volume", "image"):
@@ -104,7 +117,8 @@ async def _binds(ports: Ports, container: Container, *, mapped: bool = False) ->
             sources = [record.source]
         elif record.type == "volume":
             # A volume that is mounted only in the container's namespace cannot be reached.
-            sources = [mount.source for mount in await ports.volumes.mounts(record.name) if mount.type == "bind"]
+            mounted = await ports.volumes.mount(record.name, container.id, users)
+            sources = [mount.source for mount in mounted if mount.type == "bind"]
         elif record.type == "image" and (image := ports.images.get(record.name)) is not None:
             layers = tuple(await ports.storage.mounts(image.snapshot, readonly=True))
             found.append(Bind("", record.destination, True, record.subpath, layers))

@@ -41,8 +41,11 @@ class VolumeRecord(msgspec.Struct, frozen=True):
 
     @property
     def is_host_path(self) -> bool:
-        """Whether the volume's options mount a directory or a device of this host, rather than a network share or memory.
-        A `type` without a `device` is enough, because an overlay's directories are in the option `o`."""
+        """Whether the volume may be a directory or a device of this host, rather than a directory in the data root, a
+        network share or memory. For the default driver, the options show this. A `type` without a `device` is enough,
+        because an overlay's directories are in the option `o`. Other drivers may use any path as a mount point."""
+        if self.driver != defaults.VOLUME_DRIVER:
+            return True
         if not (self.options.get("device") or self.options.get("type")):
             return False
         bound = not {"bind", "rbind"}.isdisjoint(self.options.get("o", "").split(","))

@@ -11,9 +11,10 @@ import logging
 import secrets
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Mapping, MutableSequence, Sequence
 from contextlib import asynccontextmanager, contextmanager
-from typing import TYPE_CHECKING
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
 from weakref import WeakValueDictionary
 
 import msgspec
@@ -23,12 +24,13 @@ from orlop_engine.calls import origin
 from orlop_engine.config import defaults
 from orlop_kernel.events import EventBus
 from orlop_kernel.store import UNREADABLE, Delete, Put, Store
-from orlop_sdk import Conflict, Mount, NotFound, OrlopError, VolumeDriver
+from orlop_sdk import Conflict, DeadlineExceeded, Mount, NotFound, OrlopError, Unavailable, VolumeDriver, VolumeMounts
 
 from .record import ANONYMOUS, VolumeRecord, VolumeUsage, check_name, decode, encode
 
 if TYPE_CHECKING:
     from .filters import Filters
+    from .uses import Uses
 
 __all__ = ["VolumeRecord", "Volumes"]
 
@@ -58,6 +60,12 @@ class Volumes:
         self._locks: WeakValueDictionary[str, trio.Lock] = WeakValueDictionary()
         self._pruning = False
 
+    @cached_property
+    def _uses(self) -> Uses:
+        from .uses import Uses  # imported here, because few daemons have a driver that mounts volumes
+
+        return Uses(self._store, self._drivers)
+
     # --- start of the daemon
 
     async def load(self) -> None:
@@ -71,6 +79,8 @@ class Volumes:
                 await self._store.quarantine(_TABLE, name, str(error))
             else:
                 self._records[name] = record
+        if any(record.driver != defaults.VOLUME_DRIVER for record in self._records.values()):
+            await self._uses.load()
         for record in [record for record in self._records.values() if record.removing]:
             try:
                 await self._discard(record)
@@ -146,10 +156,49 @@ class Volumes:
             log.warning("cannot measure volume %s: %s", record.name, error)
             return -1
 
+    async def status(self, record: VolumeRecord) -> tuple[str, Mapping[str, Any]]:
+        """The current mount point of a volume and the status that its driver reports. A driver that does not answer has no
+        status. The default driver is not called, because it has no status."""
+        if record.driver == defaults.VOLUME_DRIVER:
+            return record.mountpoint, {}
+        try:
+            found = await (await self._drivers(record.driver, record.made_with)).get(record.name)
+        except OrlopError as error:
+            log.info("cannot get the status of volume %s: %s", record.name, error)
+            return record.mountpoint, {}
+        return found.mountpoint, found.status
+
     async def mounts(self, name: str) -> Sequence[Mount]:
-        """The mounts that a container's monitor makes for the volume."""
+        """The mounts that a container's monitor makes for the volume. For a driver with `VolumeMounts`, these mounts exist
+        only while the volume is in use: see `mount`."""
         record = self.get(name)
         return await (await self._drivers(record.driver, record.made_with)).mounts(name)
+
+    # --- uses of volumes that their drivers mount
+
+    async def mount(self, name: str, container_id: str, users: MutableSequence[str]) -> Sequence[Mount]:
+        """The mounts of the volume for a use by a container. If the driver mounts the volume on the host for this use, a
+        string is appended to `users`, which the caller passes to `unmount` after the use."""
+        record = self.get(name)
+        driver = await self._drivers(record.driver, record.made_with)
+        if not isinstance(driver, VolumeMounts):
+            return await driver.mounts(name)
+        return await self._uses.mount(driver, record, container_id, users)
+
+    async def unmount(self, users: Sequence[str]) -> None:
+        """End uses of volumes. Errors are logged. Uses that have ended already are ignored."""
+        await self._uses.unmount(users)
+
+    def users_for(self, container_id: str) -> Sequence[str]:
+        """The uses of volumes by a container that have not ended, also those of an earlier daemon."""
+        return self._uses.of(container_id) if "_uses" in vars(self) else []
+
+    async def unmount_orphans(self, known: Callable[[str], bool]) -> None:
+        """End uses by containers that do not exist any more. `known` says whether a container exists."""
+        if "_uses" in vars(self):
+            for container_id in self._uses.containers():
+                if not known(container_id):
+                    await self.unmount(self.users_for(container_id))
 
     # --- changes
 
@@ -246,7 +295,8 @@ class Volumes:
 
     async def remove(self, name: str, *, force: bool = False) -> None:
         """Remove a volume. Raises `Conflict`, with the containers' IDs, if containers use the volume. Raises `NotFound` if
-        the volume does not exist, unless `force` is set."""
+        the volume does not exist, unless `force` is set. With `force`, a volume whose driver cannot be reached is removed
+        from the list of volumes."""
         async with self._locked(name):
             try:
                 record = self.get(name)
@@ -260,7 +310,7 @@ class Volumes:
             if self._held[name]:
                 raise Conflict(f"remove {name}: volume is in use by a container that is being created")
             with _prefixed(f"remove {name}"):
-                await self._remove(record)
+                await self._remove(record, force=force)
 
     async def finish_removal(self, name: str) -> None:
         """Retry a removal that failed earlier in the driver. Does nothing for other volumes."""
@@ -269,18 +319,40 @@ class Volumes:
             if record is not None and record.removing:
                 await self._remove(record)
 
-    async def _remove(self, record: VolumeRecord) -> None:
-        record = msgspec.structs.replace(record, removing=True)
-        await self._put(record)
-        await self._discard(record)
+    async def _remove(self, record: VolumeRecord, *, force: bool = False) -> None:
+        marked = msgspec.structs.replace(record, removing=True)
+        await self._put(marked)
+        try:
+            await self._discard(marked)
+        except OrlopError as error:
+            if not await self._is_elsewhere(record):
+                raise
+            if not force or not isinstance(error, (NotFound, Unavailable, DeadlineExceeded)):
+                await self._put(msgspec.structs.replace(record, removing=False))
+                raise
+            log.warning("volume %s is removed from the list, but its driver has not removed it: %s", record.name, error)
+            await self._forget(record)
         self._events.publish("volume", "destroy", record.name, {"driver": record.driver})
 
     async def _discard(self, record: VolumeRecord) -> None:
         """Remove the content and the row of a marked volume. If the driver fails, the mark stays. Clients no longer see the
         volume, and the next create of this name, or the next daemon, tries the removal again."""
         await (await self._drivers(record.driver, record.made_with)).remove(record.name)
+        await self._forget(record)
+
+    async def _forget(self, record: VolumeRecord) -> None:
         await self._store.commit([Delete(_TABLE, record.name)])
         self._records.pop(record.name, None)
+
+    async def _is_elsewhere(self, record: VolumeRecord) -> bool:
+        """Whether the volume belongs to another program, which may refuse to remove it, or may have ended. Such a volume
+        must stay visible after a failed removal."""
+        if record.driver == defaults.VOLUME_DRIVER:
+            return False
+        try:
+            return isinstance(await self._drivers(record.driver, record.made_with), VolumeMounts)
+        except OrlopError:
+            return True
 
     async def prune(self, wanted: Filters, *, named: bool = False) -> tuple[Sequence[str], int]:
         """Remove unused volumes: see `filters.prunable`. Returns their names and the reclaimed bytes."""

@@ -377,11 +377,11 @@ def test_create_with_a_hanging_volume_fails_after_a_deadline(monkeypatch):
     monkeypatch.setattr(volumes, "open_subpath", lambda *path: answers.wait(10) and os.open(os.devnull, os.O_RDONLY))
     monkeypatch.setattr(volumes, "_PATIENCE", 0.2)
 
-    async def mounts(name):
+    async def mount(name, container_id, users):
         return (Mount("bind", "/dead/server"),)
 
-    ports = SimpleNamespace(volumes=SimpleNamespace(mounts=mounts))
-    record = SimpleNamespace(mounts=(MountRecord("volume", "/in", name="data"),))
+    ports = SimpleNamespace(volumes=SimpleNamespace(mount=mount))
+    record = SimpleNamespace(id=ID, mounts=(MountRecord("volume", "/in", name="data"),))
 
     async def main():
         with pytest.raises(DeadlineExceeded, match="did not answer"):

@@ -3,11 +3,10 @@
 import os
 import subprocess
 from dataclasses import dataclass
-from types import SimpleNamespace
 
 import pytest
 import trio
-from engine_fixture import ID, FakeMonitor, engine_fixture, no_threads, run_fast
+from engine_fixture import ID, FakeMonitor, NoVolumes, engine_fixture, no_threads, run_fast
 from trio.testing import wait_all_tasks_blocked
 
 from orlop_engine.containers import restore
@@ -105,7 +104,7 @@ def test_volumes_of_an_interrupted_removal_are_removed(tmp_path, monkeypatch):
             async def remove(name):
                 removed.append(name)
 
-            h.engine.volumes = SimpleNamespace(remove=remove)
+            h.engine.volumes = NoVolumes(remove=remove)
             h.engine.store.load = lambda table: iter([(f"volumes:{GONE}", b'["anon"]')] if table == "intents" else [])
             commit = h.engine.store.commit
 
@@ -129,7 +128,7 @@ def test_interrupted_removal_is_completed_with_the_recorded_volumes(tmp_path, mo
             async def remove(name):
                 removed.append(name)
 
-            h.engine.volumes = SimpleNamespace(remove=remove)
+            h.engine.volumes = NoVolumes(remove=remove)
             with h.container.publish() as draft:
                 draft.removing, draft.removing_volumes, draft.mounts = True, volumes, (ANONYMOUS,)
             await restore.restore(h.ports)

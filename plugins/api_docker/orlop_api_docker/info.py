@@ -10,12 +10,10 @@ import shutil
 import socket
 import time
 from collections.abc import Mapping
-from functools import cached_property
 from typing import Protocol
 
 import trio
 from msgspec import UNSET, UnsetType
-from msgspec.structs import replace
 
 from orlop_engine.config import Config
 from orlop_engine.containers import apparmor_profile, devices
@@ -85,14 +83,14 @@ class Information:
     def id(self) -> str:
         return daemon_id(self._engine.config.data_root)
 
-    @cached_property
     def _plugins(self) -> PluginsInfo:
-        return PluginsInfo(
-            volume=discovery.installed("volume"),
-            network=discovery.installed("network"),
-            authorization=None,
-            log=discovery.installed("log"),
-        )
+        """The installed drivers, and those that the daemon uses although no distribution registers their names."""
+        used = self._engine.drivers.loaded
+        names = {
+            kind: sorted({*discovery.installed(kind), *(name for key, name in used if key == kind and ":" not in name)})
+            for kind in ("volume", "network", "log")
+        }
+        return PluginsInfo(**names, authorization=self._authorization_plugins() or None)
 
     def _authorization_plugins(self) -> list[str]:
         """The value of the guard's key, or [] if no guard has this key."""
@@ -209,7 +207,7 @@ class Information:
             driver=engine.storage_name,
             driver_status=await self._storage_status(),
             docker_root_dir=config.data_root,
-            plugins=replace(self._plugins, authorization=self._authorization_plugins() or None),
+            plugins=self._plugins(),
             memory_limit=cgroups.memory,
             swap_limit=cgroups.swap,
             cpu_cfs_period=cgroups.cfs_period,

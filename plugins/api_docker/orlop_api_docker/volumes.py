@@ -5,6 +5,9 @@ from __future__ import annotations
 from functools import partial
 from typing import TYPE_CHECKING
 
+from msgspec import UNSET
+from msgspec.structs import replace
+
 from orlop_engine.types.volumes import VolumeCreateRequest
 from orlop_kernel.http.messages import Answer
 from orlop_kernel.routing.call import Call
@@ -32,7 +35,10 @@ class _Routes:
         return json_response(VolumeListResponse(volumes=[volume_view(record) for record in found]))
 
     async def inspect(self, call: Call) -> Answer:
-        return json_response(volume_view(self.volumes.get(call.params["name"])))
+        record = self.volumes.get(call.params["name"])
+        mountpoint, status = await self.volumes.status(record)
+        view = volume_view(record)
+        return json_response(replace(view, mountpoint=mountpoint, status=dict(status) or UNSET))
 
     async def create(self, call: Call) -> Answer:
         wanted = await call.json(VolumeCreateRequest)

@@ -40,7 +40,15 @@ def installed() -> list[Installed]:
 
 def with_degraded(drivers: Iterable[Installed], in_use: Iterable[Mapping[str, str]]) -> list[Installed]:
     """The drivers, with the states that the daemon reports. `in_use` is the member `OrlopDrivers` of its answer to `GET
-    /info`. For a runtime, this member contains the key of its entry in daemon.json."""
+    /info`. For a runtime, this member contains the key of its entry in daemon.json. Drivers that no distribution registers
+    (see `orlop_find_driver`) are in the list if the daemon uses them."""
+    drivers, in_use = list(drivers), list(in_use)
+    registering = {(driver.kind, driver.distribution) for driver in drivers}
+    drivers += [
+        Installed(each["Kind"], each["Name"].rpartition(":")[2], each["Distribution"], each["Version"], "ok")
+        for each in in_use
+        if (each["Kind"], each["Distribution"]) not in registering and each["Distribution"] in _finders()
+    ]
     degraded = {
         (each["Kind"], each["Distribution"], "" if each["Kind"] == "runtime" else each["Name"].rpartition(":")[2]): each
         for each in in_use
@@ -51,7 +59,11 @@ def with_degraded(drivers: Iterable[Installed], in_use: Iterable[Mapping[str, st
         plain = "" if driver.kind == "runtime" else driver.name.rpartition(":")[2]
         reported = degraded.get((driver.kind, driver.distribution, plain))
         found.append(driver._replace(state=f"degraded: {reported['Degraded']}") if reported else driver)
-    return found
+    return sorted(found)
+
+
+def _finders() -> set[str]:
+    return {point.distribution()[0] for point in entrypoints.every() if point.group == f"orlop.{hooks.FINDER}"}
 
 
 def _state(kind: str, name: str) -> str:

@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping
 
 from msgspec import UNSET
 
+from orlop_engine.config import defaults
 from orlop_engine.containers.mount_spec import parse_bind
 from orlop_engine.types.containers import CreateRequest, HostConfig, Resources, UpdateRequest
 from orlop_engine.types.networks import CreateRequest as NetworkRequest
@@ -70,9 +71,18 @@ def _of_mounts(host: HostConfig) -> Iterator[str]:
         options = spec.volume_options
         if spec.type not in OWN_MOUNTS:
             yield f"the {spec.type} mount of {spec.source}"
-        elif options and options.driver_config and options.driver_config.options:
-            # The local driver can mount any device or path with `o=bind`
-            yield f"the volume {spec.source} with options of its driver"
+        elif options and options.driver_config:
+            yield from _of_volume_driver(options.driver_config.name)
+            if options.driver_config.options:
+                # The local driver can mount any device or path with `o=bind`
+                yield f"the volume {spec.source} with options of its driver"
+
+
+def _of_volume_driver(driver: str) -> Iterator[str]:
+    """Other drivers than the default driver may use any path as the mount point of a volume, and Docker's volume plugins are
+    programs that run as root."""
+    if driver not in ("", defaults.VOLUME_DRIVER):
+        yield f"a volume of driver {driver}"
 
 
 def of_container(request: CreateRequest, *, apart: bool) -> Iterator[str]:
@@ -83,6 +93,7 @@ def of_container(request: CreateRequest, *, apart: bool) -> Iterator[str]:
         return
     yield from _of_resources(host)
     yield from _of_mounts(host)
+    yield from _of_volume_driver(host.volume_driver)
     if host.privileged:
         yield "Privileged"
     if host.cap_add:
@@ -107,6 +118,7 @@ def of_update(request: UpdateRequest) -> Iterator[str]:
 
 
 def of_volume(request: VolumeCreateRequest) -> Iterator[str]:
+    yield from _of_volume_driver(request.driver)
     if request.driver_opts:
         yield "a volume with options of its driver"
 

@@ -77,6 +77,11 @@ def beyond(apart: bool = True, **host: Any) -> list[str]:
     [
         ({"Privileged": True}, "Privileged"),
         ({"Binds": ["/etc:/e:ro"]}, "the bind mount /etc:/e:ro"),
+        ({"VolumeDriver": "nfs-plugin", "Binds": ["v:/v"]}, "a volume of driver nfs-plugin"),
+        (
+            {"Mounts": [{"Type": "volume", "Target": "/v", "VolumeOptions": {"DriverConfig": {"Name": "nfs-plugin"}}}]},
+            "a volume of driver nfs-plugin",
+        ),
         ({"Binds": ["/run/orlop.sock:/s"]}, "the bind mount /run/orlop.sock:/s"),
         ({"Mounts": [{"Type": "bind", "Source": "/", "Target": "/h"}]}, "the bind mount of /"),
         (
@@ -150,7 +155,7 @@ JUDGED = {
     *("blkio_weight_device", "blkio_device_read_bps", "blkio_device_write_bps"),
     *("blkio_device_read_iops", "blkio_device_write_iops"),
     *("network_mode", "pid_mode", "ipc_mode", "uts_mode", "userns_mode", "cgroupns_mode"),
-    *("privileged", "cap_add", "security_opt", "masked_paths", "readonly_paths", "annotations"),
+    *("privileged", "cap_add", "volume_driver", "security_opt", "masked_paths", "readonly_paths", "annotations"),
 }
 HARMLESS = {
     # Numbers and switches that affect only the container's own cgroup and processes
@@ -161,7 +166,7 @@ HARMLESS = {
     *("cpu_count", "cpu_percent", "io_maximum_iops", "io_maximum_bandwidth", "kernel_memory", "kernel_memory_tcp"),
     *("isolation", "container_id_file", "console_size", "cgroup"),
     # Names of installed drivers and runtimes, options that drivers check, and settings inside the container
-    *("log_config", "runtime", "volume_driver", "storage_opt", "tmpfs", "readonly_rootfs", "restart_policy", "auto_remove"),
+    *("log_config", "runtime", "storage_opt", "tmpfs", "readonly_rootfs", "restart_policy", "auto_remove"),
     # Settings of the container's network
     *("port_bindings", "publish_all_ports", "dns", "dns_options", "dns_search", "extra_hosts", "links"),
 }
@@ -177,6 +182,8 @@ def test_host_access_is_detected_in_update_and_volume_and_network_requests() -> 
         "a volume with options of its driver"
     ]
     assert [*host_access.of_volume(VolumeCreateRequest(name="x", driver_opts={}))] == []
+    assert [*host_access.of_volume(VolumeCreateRequest(name="x", driver="local"))] == []
+    assert [*host_access.of_volume(VolumeCreateRequest(name="x", driver="plugin"))] == ["a volume of driver plugin"]
     assert [*host_access.of_network(NetworkRequest(name="x"))] == []
     assert [*host_access.of_network(NetworkRequest(name="x", driver="macvlan"))] == ["a network of driver macvlan"]
     templated = NetworkRequest(name="x", config_from=ConfigReference(network="cfg"))
@@ -201,6 +208,10 @@ def test_host_access_is_detected_in_update_and_volume_and_network_requests() -> 
 )
 def test_volume_options_that_mount_a_host_path_are_detected(options: dict[str, str], of_host: bool) -> None:
     assert VolumeRecord("v", "local", 0, options=options).is_host_path == of_host
+
+
+def test_volumes_of_other_drivers_count_as_host_paths() -> None:
+    assert VolumeRecord("v", "some-plugin", 0).is_host_path
 
 
 # --- fields hidden from readers ---------------------------------------------------------------------------------------

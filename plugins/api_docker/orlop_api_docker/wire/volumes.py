@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import msgspec
 
 from orlop_engine.volumes.record import VolumeRecord
@@ -20,7 +22,8 @@ class UsageData(WireBase):
 
 
 class Volume(WireBase):
-    """`labels` and `options` are null if the volume has none. `usage_data` is only set in `GET /system/df`."""
+    """`labels` and `options` are null if the volume has none. `status` is information of the volume's driver, only in the
+    answer of inspect. `usage_data` is only set in `GET /system/df`."""
 
     created_at: str
     driver: str
@@ -29,6 +32,7 @@ class Volume(WireBase):
     name: str
     options: dict[str, str] | None
     scope: str = "local"
+    status: dict[str, Any] | msgspec.UnsetType = msgspec.UNSET
     usage_data: UsageData | msgspec.UnsetType = msgspec.UNSET
 
 
