@@ -8,8 +8,11 @@ from pathlib import Path
 import pytest
 import trio
 
+from orlop_engine.containers import volumes as container_volumes
+from orlop_engine.containers.record import MountRecord
+from orlop_engine.types.containers import HostConfig
 from orlop_engine.volumes.service import Volumes
-from orlop_kernel.store import Put, Store
+from orlop_kernel.store import Delete, Put, Store
 from orlop_sdk import (
     Conflict,
     DeadlineExceeded,
@@ -241,3 +244,67 @@ def test_status_of_a_volume_comes_from_its_driver_and_is_empty_without_it(run: R
         assert await world.volumes.status(record) == (record.mountpoint, {})
 
     run(test)
+
+
+def test_failed_create_keeps_a_named_volume_that_the_plugin_may_have_had_before(run: Run) -> None:
+    async def test(world: World) -> None:
+        planned = tuple(
+            MountRecord(type="volume", destination=f"/{name}", name=name, driver=driver, anonymous=name == "hidden")
+            for name, driver in (("named", "plugin"), ("hidden", "plugin"), ("own", "local"))
+        )
+        made: list[str] = []
+        await container_volumes.ensure(world.volumes, planned, HostConfig(), made)  # type: ignore[arg-type]
+        assert made == ["hidden", "own"]
+
+    run(test)
+
+
+def test_volume_whose_row_cannot_be_written_is_not_removed_from_the_plugin(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def test(world: World) -> None:
+        async def full(_: object) -> None:
+            raise DriverError("no space left on device")
+
+        with monkeypatch.context() as patch:
+            patch.setattr(world.store, "commit", full)
+            with pytest.raises(DriverError, match="no space"):
+                await world.volumes.create("data", "plugin")
+        assert (await world.driver.get("data")).name == "data"
+
+    run(test)
+
+
+def test_cancelled_mount_is_unmounted_by_the_caller(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def test(world: World) -> None:
+        await world.volumes.create("data", "plugin")
+        users: list[str] = []
+
+        async def hang(name: str, user: str) -> Sequence[Mount]:
+            world.driver.mounted[user] = name
+            scope.cancel()
+            await trio.sleep_forever()
+            return ()
+
+        monkeypatch.setattr(world.driver, "mount", hang)
+        with trio.CancelScope() as scope:
+            await world.volumes.mount("data", "c1", users)
+        assert len(users) == 1
+        await world.volumes.unmount(users)
+        assert (world.driver.mounted, world.rows()) == ({}, 0)
+
+    run(test)
+
+
+def test_uses_are_known_without_the_volume(run: Run) -> None:
+    async def before(world: World) -> None:
+        await world.volumes.create("data", "plugin")
+        await world.volumes.mount("data", "c1", [])
+        await world.store.commit([Delete("volumes", "data")])
+
+    async def after(world: World) -> None:
+        await world.volumes.unmount_orphans(lambda key: False)
+        assert (world.driver.mounted, world.rows()) == ({}, 0)
+
+    run(before)
+    run(after)

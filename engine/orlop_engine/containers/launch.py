@@ -287,8 +287,6 @@ async def _undo(ports: Ports, container: Container, run: Run, plan: Any, *, dele
             run.monitor.kill()
             with trio.move_on_after(_ENDING):
                 await run.monitor.ended()
-        if run.volume_users:
-            await ports.volumes.unmount(run.volume_users)
         try:
             if plan is not None:
                 await ports.networks.abandon(plan)  # if `attach` has been called, this only closes the plan's sockets
@@ -297,6 +295,9 @@ async def _undo(ports: Ports, container: Container, run: Run, plan: Any, *, dele
         finally:
             if run.monitor is not None and (not deleted or runtimes.has_state(ports.paths, container)):
                 await runtimes.clean(ports, container)
+        if run.volume_users:  # last, because the volumes' driver may hang; what is left ends when the container is removed
+            with trio.move_on_after(_ENDING):
+                await ports.volumes.unmount(run.volume_users)
     except Exception:
         log.exception("cannot undo the failed start of container %s completely", container.name)
     finally:

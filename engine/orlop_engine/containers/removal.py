@@ -135,6 +135,8 @@ async def _remove_rest(ports: Ports, container: Container, run: Run | None, *, v
             # (pid_namespaces(7)). In a shared PID namespace, processes of the container may outlive its init process, and
             # still write files.
             await _end_run(ports, container, run)
+        if users := ports.volumes.users_for(record.id):  # of a mount that was cancelled, or whose driver did not answer
+            ports.background.start(ports.volumes.unmount, users)
         if volumes:
             busy_volumes = await container_volumes.discard(ports.volumes, container_volumes.anonymous(record.mounts))
     finally:

@@ -15,6 +15,7 @@ import msgspec
 import trio
 from msgspec.structs import replace
 
+from orlop_engine.config import defaults
 from orlop_engine.threads import Abandonable
 from orlop_engine.types.containers import HostConfig
 from orlop_engine.volumes.record import VolumeCheck
@@ -111,8 +112,8 @@ async def ensure(
     vet: VolumeCheck | None = None,
 ) -> tuple[MountRecord, ...]:
     """Create missing volumes, and missing source directories of `--volume` binds. New volumes get `labels` in addition to
-    their own labels. Appends the names of new volumes to the list `made`, even when an error is raised, so that the caller
-    can remove them. The callback `vet` checks each volume that the container gets, because another client may have created a
+    their own labels. Appends the names of new volumes that the caller may remove to the list `made`, even when an error is
+    raised. The callback `vet` checks each volume that the container gets, because another client may have created a
     volume since the request was authorized. The caller has reserved the volumes, so no other task removes them."""
     from .mount_spec import normal_target  # imported here, because the daemon's start does not need it
 
@@ -132,7 +133,8 @@ async def ensure(
             own = {_ANONYMOUS: ""} if mount.anonymous else {}
             own |= (extra.labels if extra else None) or {}
             found, new = await volumes.ensure(mount.name, driver, driver_options, {**own, **(labels or {})})
-            if new:
+            # A plugin may have had a volume of this name before, whose content must survive a failed create
+            if new and (mount.anonymous or found.driver == defaults.VOLUME_DRIVER):
                 made.append(mount.name)
             if vet:
                 vet(found, mount.anonymous)

@@ -11,9 +11,10 @@ import msgspec
 from orlop_engine.config import defaults
 from orlop_sdk import InvalidParameter
 
-__all__ = ["ANONYMOUS", "VolumeCheck", "VolumeRecord", "VolumeUsage", "check_name", "decode", "encode"]
+__all__ = ["ANONYMOUS", "USE", "VolumeCheck", "VolumeRecord", "VolumeUsage", "check_name", "decode", "encode"]
 
 ANONYMOUS = "com.docker.volume.anonymous"
+USE = "volume-use:"  # the beginning of the keys of `uses.Use` in the table `intents`
 
 _NAME = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_.-]+")
 _ELSEWHERE = ("nfs", "nfs4", "cifs", "smb3", "tmpfs")

@@ -26,7 +26,7 @@ from orlop_kernel.events import EventBus
 from orlop_kernel.store import UNREADABLE, Delete, Put, Store
 from orlop_sdk import Conflict, DeadlineExceeded, Mount, NotFound, OrlopError, Unavailable, VolumeDriver, VolumeMounts
 
-from .record import ANONYMOUS, VolumeRecord, VolumeUsage, check_name, decode, encode
+from .record import ANONYMOUS, USE, VolumeRecord, VolumeUsage, check_name, decode, encode
 
 if TYPE_CHECKING:
     from .filters import Filters
@@ -79,7 +79,7 @@ class Volumes:
                 await self._store.quarantine(_TABLE, name, str(error))
             else:
                 self._records[name] = record
-        if any(record.driver != defaults.VOLUME_DRIVER for record in self._records.values()):
+        if any(key.startswith(USE) for key, _ in self._store.load("intents")):
             await self._uses.load()
         for record in [record for record in self._records.values() if record.removing]:
             try:
@@ -278,7 +278,8 @@ class Volumes:
         try:
             await self._put(record)
         except OrlopError:
-            await backend.remove(name)
+            if not isinstance(backend, VolumeMounts):  # the volume may have existed in such a driver before
+                await backend.remove(name)
             raise
         self._events.publish("volume", "create", name, {"driver": record.driver})
         return record, True

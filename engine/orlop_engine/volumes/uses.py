@@ -18,17 +18,15 @@ import trio
 from orlop_kernel.store import UNREADABLE, Delete, Put, Store
 from orlop_sdk import DeadlineExceeded, Mount, OrlopError, VolumeDriver, VolumeMounts
 
-from .record import VolumeRecord
+from .record import USE, VolumeRecord
 
-__all__ = ["PREFIX", "Uses"]
+__all__ = ["Uses"]
 
 log = logging.getLogger("orlop.volumes")
 
-PREFIX = "volume-use:"
-
 
 class Use(msgspec.Struct, frozen=True):
-    """A row. Its key is `PREFIX` and the string that the driver got as `user`."""
+    """A row. Its key is `USE` and the string that the driver got as `user`."""
 
     container: str
     volume: str
@@ -45,9 +43,9 @@ class Uses:
 
     async def load(self) -> None:
         for key, row in self._store.load("intents"):
-            if key.startswith(PREFIX):
+            if key.startswith(USE):
                 try:
-                    self._uses[key.removeprefix(PREFIX)] = msgspec.json.decode(row, type=Use)
+                    self._uses[key.removeprefix(USE)] = msgspec.json.decode(row, type=Use)
                 except UNREADABLE as error:
                     await self._store.quarantine("intents", key, str(error))
 
@@ -61,22 +59,21 @@ class Uses:
     async def mount(
         self, driver: VolumeMounts, record: VolumeRecord, container_id: str, users: MutableSequence[str]
     ) -> Sequence[Mount]:
-        """Mount a volume for a container. Appends the new user to `users`, which the caller passes to `unmount`. After an
-        error, the volume may be mounted nevertheless, so `unmount` is called, as by dockerd. If the driver hangs, only the
-        next daemon calls `unmount`."""
+        """Mount a volume for a container. Appends the new user to `users`, which the caller passes to `unmount`, also if
+        this call is cancelled. After an error, the volume may be mounted nevertheless, so `unmount` is called, as by
+        dockerd. If the driver hangs, only the removal of the container or the next daemon calls `unmount`."""
         user = secrets.token_hex(32)
         use = Use(container_id, record.name, record.driver, record.made_with)
-        await self._store.commit([Put("intents", PREFIX + user, msgspec.json.encode(use))])
+        await self._store.commit([Put("intents", USE + user, msgspec.json.encode(use))])
         self._uses[user] = use
-        try:
-            mounts = await driver.mount(record.name, user)
-        except DeadlineExceeded:
-            raise
-        except OrlopError:
-            await self.unmount([user])
-            raise
         users.append(user)
-        return mounts
+        try:
+            return await driver.mount(record.name, user)
+        except OrlopError as error:
+            users.remove(user)
+            if not isinstance(error, DeadlineExceeded):
+                await self.unmount([user])
+            raise
 
     async def unmount(self, users: Iterable[str]) -> None:
         """End uses. Errors are logged. Uses that have ended already are ignored."""
@@ -100,4 +97,4 @@ class Uses:
 
     async def _forget(self, user: str) -> None:
         self._uses.pop(user, None)
-        await self._store.commit([Delete("intents", PREFIX + user)])
+        await self._store.commit([Delete("intents", USE + user)])

@@ -3,11 +3,10 @@ name and volumes are removed, and before snapshot and files are removed.
 """
 
 import os
-from types import SimpleNamespace
 
 import pytest
 import trio
-from engine_fixture import engine_fixture, no_threads, run_fast
+from engine_fixture import NoVolumes, engine_fixture, no_threads, run_fast
 from trio.testing import wait_all_tasks_blocked
 
 from orlop_engine.containers import attach, connections
@@ -79,7 +78,7 @@ async def _ready(stream):
     return stream
 
 
-class Volumes:
+class Volumes(NoVolumes):
     def __init__(self):
         self.names = {"anon"}
 
@@ -180,7 +179,7 @@ def test_mounted_volume_is_removed_after_the_monitor_ends(tmp_path, monkeypatch)
             async def finish_removal(name):
                 finished.append((name, h.run.monitor.gone.is_set()))
 
-            h.engine.volumes = SimpleNamespace(remove=remove, finish_removal=finish_removal)
+            h.engine.volumes = NoVolumes(remove=remove, finish_removal=finish_removal)
             h.container.record.mounts = (ANONYMOUS,)
             await h.containers.start(h.container)
             h.run.exited.set(Exited(0, 1))

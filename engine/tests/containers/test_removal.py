@@ -6,7 +6,7 @@ from types import SimpleNamespace
 
 import pytest
 import trio
-from engine_fixture import ID, SANDBOX, engine_fixture, no_threads, run_fast
+from engine_fixture import ID, SANDBOX, NoVolumes, engine_fixture, no_threads, run_fast
 from trio.testing import wait_all_tasks_blocked
 
 from orlop_engine.containers import lifecycle, removal, rootfs
@@ -140,7 +140,7 @@ def test_removal_of_anonymous_volumes_is_recorded_before_the_volumes_are_removed
                 await trio.lowlevel.checkpoint()
                 removed.append((name, ID in rows, INTENT in rows))
 
-            h.engine.volumes = SimpleNamespace(remove=remove)
+            h.engine.volumes = NoVolumes(remove=remove)
             commit = h.engine.store.commit
 
             async def record(operations):

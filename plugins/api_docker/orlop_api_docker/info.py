@@ -10,6 +10,7 @@ import shutil
 import socket
 import time
 from collections.abc import Mapping
+from functools import cached_property
 from typing import Protocol
 
 import trio
@@ -83,12 +84,16 @@ class Information:
     def id(self) -> str:
         return daemon_id(self._engine.config.data_root)
 
+    @cached_property
+    def _installed(self) -> dict[str, frozenset[str]]:
+        return {kind: frozenset(discovery.installed(kind)) for kind in ("volume", "network", "log")}
+
     def _plugins(self) -> PluginsInfo:
         """The installed drivers, and those that the daemon uses although no distribution registers their names."""
         used = self._engine.drivers.loaded
         names = {
-            kind: sorted({*discovery.installed(kind), *(name for key, name in used if key == kind and ":" not in name)})
-            for kind in ("volume", "network", "log")
+            kind: sorted({*installed, *(name for key, name in used if key == kind and ":" not in name)})
+            for kind, installed in self._installed.items()
         }
         return PluginsInfo(**names, authorization=self._authorization_plugins() or None)
 

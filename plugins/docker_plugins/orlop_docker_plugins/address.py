@@ -96,12 +96,12 @@ def _address(spec: _Spec) -> Address:
     host, colon, port = rest.rstrip("/").rpartition(":")
     if not separator or scheme not in ("tcp", "http", "https") or not (colon and host and port.isdigit()):
         raise ValueError(f'the address "{spec.address}" is neither unix:///PATH nor tcp://HOST:PORT')
-    context = _context(spec.tls or _TLS()) if spec.tls or scheme == "https" else None
+    context = _context(spec.tls) if spec.tls else ssl.create_default_context() if scheme == "https" else None
     return Address(spec.address, "", host.strip("[]"), int(port), context)
 
 
 def _context(tls: _TLS) -> ssl.SSLContext:
-    """As in Docker, the plugin's certificate is not verified if there is no CA, or if verification is switched off."""
+    """As in Docker, the plugin's certificate is not verified if `TLSConfig` has no CA, or switches verification off."""
     context = ssl.create_default_context(cafile=tls.ca or None)
     if tls.insecure or not tls.ca:
         context.check_hostname = False

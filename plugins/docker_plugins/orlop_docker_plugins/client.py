@@ -8,6 +8,7 @@ import logging
 import socket
 import ssl
 import threading
+import time
 from collections.abc import Mapping
 from typing import Any, TypeVar
 
@@ -23,7 +24,8 @@ __all__ = ["Client", "Refused"]
 T = TypeVar("T")
 
 _LIMIT = 4 << 20  # bytes of an answer; a list of ten thousand volumes has 2 MB
-_CONNECT = 10.0  # seconds for a connection by TCP
+_CONNECT = 10.0  # seconds for a connection
+_PAUSE = 0.02  # seconds between two attempts to connect
 _HEADERS = {"Accept": "application/vnd.docker.plugins.v1.2+json", "Content-Type": "application/vnd.docker.plugins.v1.2+json"}
 
 _log = logging.getLogger("orlop.drivers")
@@ -51,9 +53,9 @@ class _Connection(http.client.HTTPConnection):
         address = self._address
         if address.unix:
             made = socket.socket(socket.AF_UNIX)
-            made.settimeout(_CONNECT)  # not blocking: a plugin that accepts no connections has a full backlog
+            made.settimeout(_CONNECT)
             self._keep(made)
-            made.connect(address.unix)
+            self._connect(made, address.unix)
         else:
             made = socket.create_connection((address.host, address.port), _CONNECT)
             self._keep(made)
@@ -62,6 +64,18 @@ class _Connection(http.client.HTTPConnection):
                 self._keep(made)
         made.settimeout(None)  # from here, `cut` ends each wait
         self.sock = made
+
+    def _connect(self, made: socket.socket, path: str) -> None:
+        """A socket with a timeout does not wait while the plugin's backlog is full (connect(2): EAGAIN)."""
+        end = time.monotonic() + _CONNECT
+        while True:
+            try:
+                return made.connect(path)
+            except BlockingIOError:
+                if time.monotonic() > end:
+                    raise TimeoutError("the plugin accepts no connection") from None
+            time.sleep(_PAUSE)
+            self._keep(made)
 
     def _keep(self, made: socket.socket) -> None:
         with self._lock:
