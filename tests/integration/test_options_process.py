@@ -87,13 +87,13 @@ def test_working_directory_is_created_before_the_start(engine: Engine, name: str
 
 def test_init_reaps_orphans_of_the_command(engine: Engine, name: str) -> None:
     assert shutil.which("docker-init") or shutil.which("tini"), "the tests need an init: tini"
-    orphan = ("busybox", "sh", "-c", "(sleep 0.05 &); exec sleep 600")  # becomes a child of PID 1, which does not wait
+    # The inner subshell becomes a child of PID 1, which does not wait
+    orphan = ("busybox", "sh", "-c", "((sleep 0.05; touch /ended) &); exec sleep 600")
     for flags, zombies in (([], "1"), (["--init"], "0")):
         engine.ok("run", "-d", "--name", name, "--network", "none", *flags, *orphan)
-        until(
-            lambda: "sleep\x000.05" not in engine.ok("exec", name, "sh", "-c", "cat /proc/[0-9]*/cmdline"), "the child ended"
-        )
-        assert engine.ok("exec", name, "sh", "-c", "grep -l '^State:.Z' /proc/[0-9]*/status | wc -l") == zombies
+        until(lambda: engine.docker("exec", name, "test", "-e", "/ended").code == 0, "the end of the child")
+        count = ("exec", name, "sh", "-c", "grep -l '^State:.Z' /proc/[0-9]*/status | wc -l")
+        until(lambda count=count, zombies=zombies: engine.ok(*count) == zombies, f"{zombies} zombies")
         engine.ok("rm", "-f", name)
     # The init forwards signals: TERM ends a process without a handler, unless it is process 1
     engine.ok("run", "-d", "--init", "--name", name, "busybox", "sleep", "600")
