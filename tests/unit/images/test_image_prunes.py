@@ -125,7 +125,7 @@ def test_pull_resumes_a_broken_download_although_a_prune_ran(tmp_path: Path) -> 
                 go.set()
                 await reached(lambda: results)
                 assert "unexpected EOF" in results[-1]["error"]
-                assert images.partials() == {BASE.digest[7:]}, "kept for the next pull"
+                assert BASE.digest[7:] in images.partials(), "kept for the next pull"
                 await images.images.prune({})
                 assert images.is_empty(), "now it does not run"
 
